@@ -1,0 +1,26 @@
+"""Eight CPU devices and no silent rank promotion, for every test."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the long matrices too")
+    parser.addoption("--data", default=None, help="a folder of raw data sets, see README.md")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "full" in item.keywords and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="a long matrix: run with --full"))
+        if "data" in item.keywords and config.getoption("--data") is None:
+            item.add_marker(pytest.mark.skip(reason="needs raw data sets: run with --data DIR"))
