@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if "full" in item.keywords and not config.getoption("--full"):
+        if item.get_closest_marker("full") and not config.getoption("--full"):
             item.add_marker(pytest.mark.skip(reason="a long matrix: run with --full"))
-        if "data" in item.keywords and config.getoption("--data") is None:
+        if item.get_closest_marker("data") and config.getoption("--data") is None:
             item.add_marker(pytest.mark.skip(reason="needs raw data sets: run with --data DIR"))

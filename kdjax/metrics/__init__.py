@@ -1,1 +1,1 @@
-
+"""Metrics: pure functions per example, summed by an evaluation."""

@@ -1,1 +1,31 @@
+"""Training: one step builder, placement on devices, one loop, stages, evaluation.
 
+`kdjax.train.checkpoints` is imported by name: it is the one module that needs Orbax.
+"""
+
+from kdjax.train.evaluation import build_evaluation as build_evaluation
+from kdjax.train.loop import Every as Every
+from kdjax.train.loop import NonFiniteLossError as NonFiniteLossError
+from kdjax.train.loop import Trained as Trained
+from kdjax.train.loop import first_failures as first_failures
+from kdjax.train.loop import scanned as scanned
+from kdjax.train.loop import train as train
+from kdjax.train.method import Method as Method
+from kdjax.train.method import Phase as Phase
+from kdjax.train.method import Term as Term
+from kdjax.train.method import join as join
+from kdjax.train.method import term as term
+from kdjax.train.placement import batch_sharding as batch_sharding
+from kdjax.train.placement import make_mesh as make_mesh
+from kdjax.train.placement import place as place
+from kdjax.train.placement import put as put
+from kdjax.train.placement import replicated as replicated
+from kdjax.train.placement import tree_sharding as tree_sharding
+from kdjax.train.scope import Scope as Scope
+from kdjax.train.stages import Stage as Stage
+from kdjax.train.stages import Stopped as Stopped
+from kdjax.train.stages import run_stages as run_stages
+from kdjax.train.stages import train_stage as train_stage
+from kdjax.train.step import State as State
+from kdjax.train.step import build_train_step as build_train_step
+from kdjax.train.step import init_state as init_state

@@ -1,0 +1,157 @@
+"""Checkpoints that are verified: Orbax restores a flipped bit without a word, a sha256 does not."""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from kdjax.networks.fingerprint import fingerprint
+
+_log = logging.getLogger(__name__)
+
+# What Orbax and TensorStore raise on a file that is cut, changed or missing.
+_DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    state: Any
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The saves of one row of a run, `DIRECTORY/STEP`: the state and a JSON record beside it.
+
+    The record holds the step, the sha256 of the state and whatever the caller adds (configuration,
+    seeds, layout, the teachers' fingerprints). Teachers are not in it.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 2):
+        self._directory = Path(directory).absolute()
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self):
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def latest_step(self) -> int | None:
+        """The newest step on disk, verified or not."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, record: Mapping[str, Any]) -> None:
+        """Writes in the background; `close` waits. Saving a step that is there does nothing."""
+        if step in self._manager.all_steps():
+            return
+        plain = _without_keys(state)
+        digest = fingerprint(_on_host(plain))
+        entry = {**record, "step": step, "structure": _structure(state), "sha256": digest}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(plain), record=ocp.args.JsonSave(entry)
+        )
+        if not self._manager.save(step, args=args):
+            raise RuntimeError(f"{self._directory}: the checkpoint of step {step} was not written")
+
+    def restore(self, like) -> Restored | None:
+        """The newest checkpoint that verifies, laid out like the state `like`; None if there is none.
+
+        A step that is damaged is moved to `damaged/` beside the row's directory, said so, and the one
+        before it is tried.
+
+        Raises:
+            ValueError: a sound checkpoint of a state with other names, shapes or dtypes.
+        """
+        self._manager.wait_until_finished()
+        while (step := self._manager.latest_step()) is not None:
+            try:
+                record = self._read_record(step)
+                if record["structure"] == _structure(like):
+                    return Restored(self._read_state(step, like, record["sha256"]), record)
+            except _DAMAGE as error:
+                self._set_aside(step, error)
+            else:
+                raise ValueError(
+                    f"{self._directory}/{step} holds another state: other names, shapes or dtypes"
+                )
+        return None
+
+    def record(self) -> dict[str, Any] | None:
+        """The record of the newest checkpoint whose record can be read; None without one."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._read_record(step)
+            except _DAMAGE as error:
+                _log.warning("%s/%d: no record: %s", self._directory, step, _first_line(error))
+        return None
+
+    def _read_record(self, step):
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["record"]
+
+    def _read_state(self, step, like, digest):
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_keys(like))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        state = self._manager.restore(step, args=args)["state"]
+        found = fingerprint(_on_host(state))
+        if found != digest:
+            raise ValueError(f"its sha256 is {found[:12]}, the record says {digest[:12]}")
+        return _with_keys(state, like)
+
+    def _set_aside(self, step, error):
+        aside = self._directory.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.iterdir()))
+        target = aside / f"{self._directory.name}-{step}-{number}"
+        _log.warning(
+            "%s/%d is damaged (%s): moved to %s", self._directory, step, _first_line(error), target
+        )
+        self._manager.close()
+        shutil.move(self._directory / str(step), target)
+        self._manager = self._open()
+
+    def wait(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then lets go of the directory."""
+        self.wait()
+        self._manager.close()
+
+
+def _structure(state):
+    """One line that changes with any name, shape or dtype."""
+    leaves = jax.tree.leaves_with_path(_without_keys(state))
+    lines = [f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}" for path, x in leaves]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree):
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def _with_keys(tree, like):
+    return jax.tree.map(lambda x, l: jax.random.wrap_key_data(x) if _is_key(l) else x, tree, like)
+
+
+def _on_host(tree):
+    """The whole tree as NumPy arrays, on every process."""
+    if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
