@@ -8,6 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def floating(**arrays):
@@ -87,6 +88,11 @@ def check_not_negative(**values):
     _check_range("at least 0", lambda v: v >= 0, values)
 
 
+def check_at_least_one(**values):
+    """Refuses numbers below one."""
+    _check_range("at least 1", lambda v: v >= 1, values)
+
+
 def check_fraction(**values):
     """Refuses numbers outside [0, 1]."""
     _check_range("between 0 and 1", lambda v: 0 <= v <= 1, values)
@@ -96,7 +102,7 @@ def _check_range(wanted, holds, values):
     for name, value in values.items():
         if isinstance(value, jax.core.Tracer):
             continue
-        smallest, largest = (float(jnp.min(value)), float(jnp.max(value)))
+        smallest, largest = float(np.min(value)), float(np.max(value))
         if not (holds(smallest) and holds(largest)) or math.isnan(smallest):
             raise ValueError(f"{name} must be {wanted}, got {value}")
 
@@ -186,3 +192,57 @@ def pairs(where, size):
     """[B, B] mask of ordered pairs of two different examples, both kept by `where`."""
     different = ~jnp.eye(size, dtype=bool)
     return different if where is None else different & where[:, None] & where[None, :]
+
+
+def centred(x, axis, kept=None):
+    """x minus its mean along `axis`; exact zeros where nothing but rounding is left.
+
+    `kept`: boolean of x's rank that broadcasts to it; what it leaves out is zero and takes no part.
+    """
+    kept = jnp.ones_like(x, bool) if kept is None else jnp.broadcast_to(kept, x.shape)
+    x = jnp.where(kept, x, jnp.zeros_like(x))
+    count = jnp.sum(kept, axis=axis, keepdims=True, dtype=x.dtype)
+    mean = divide(jnp.sum(x, axis=axis, keepdims=True), count)
+    differences = jnp.where(kept, x - mean, jnp.zeros_like(x))
+    rounding = 8 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    varies = jnp.max(jnp.abs(differences), axis=axis, keepdims=True) > rounding
+    return jnp.where(varies, differences, jnp.zeros_like(differences))
+
+
+def log_sum_exp(x, axis=-1):
+    """log sum exp, -inf with a zero gradient for a row of only -inf."""
+    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+    total = jnp.sum(jnp.exp(x - top), axis=axis)
+    logs = jnp.log(jnp.where(total > 0, total, jnp.ones_like(total))) + jnp.squeeze(top, axis)
+    return jnp.where(total > 0, logs, -jnp.inf)
+
+
+def at_label(x, labels):
+    """[..., C] and integers [...] -> [...], the entry of each row at its label."""
+    return jnp.take_along_axis(x, labels[..., None], axis=-1)[..., 0]
+
+
+def log_smoothed_label(labels, correct, carried, dtype):
+    """Log-probabilities [..., C]: `correct` at the label, the rest even over the other classes.
+
+    `carried` [..., C] says which classes there are: the others are at -inf and take no mass.
+    """
+    classes = carried.shape[-1]
+    is_label = jax.nn.one_hot(labels, classes, dtype=bool)
+    correct = jnp.asarray(correct, dtype)
+    mass = jnp.where(is_label, correct, (1 - correct) / max(classes - 1, 1))
+    held = carried & (mass > 0)
+    return log_softmax(jnp.where(held, jnp.log(jnp.where(held, mass, 1)), -jnp.inf))
+
+
+def power(sizes, exponent):
+    """sizes ** exponent for sizes at or above zero, with a zero gradient at zero."""
+    positive = sizes > 0
+    raised = jnp.where(positive, sizes, jnp.ones_like(sizes)) ** exponent
+    return jnp.where(positive, raised, jnp.zeros_like(raised))
+
+
+def absolute(x):
+    """The absolute value, with a zero gradient at zero, where `jnp.abs` has one."""
+    return x * jnp.sign(x)

@@ -23,10 +23,3 @@ def label_term(scope, *, weight=1.0, player="student"):
     outputs, model = scope.apply(player, batch["image"])
     values = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, batch["label"])
     return {"labels": term(values, weight=weight)}, {"model": {player: model}}
-
-
-def feature(name, outputs, network):
-    """The feature `name` of `outputs`; an unknown name lists those there are."""
-    if name not in outputs.features:
-        raise ValueError(f"{network} has no feature {name!r}; it has {sorted(outputs.features)}")
-    return outputs.features[name]

@@ -1,1 +1,58 @@
+# ruff: noqa: F401
+"""Networks: any model as two pure functions, models with named features, trained projectors."""
 
+from kdjax.networks.adapters import (
+    from_function,
+    from_linen,
+    from_nnx,
+    merge,
+)
+from kdjax.networks.cifar_resnet import (
+    resnet,
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from kdjax.networks.cnn import small_cnn
+from kdjax.networks.fingerprint import fingerprint
+from kdjax.networks.mlp import multilayer_perceptron
+from kdjax.networks.network import (
+    Network,
+    Outputs,
+)
+from kdjax.networks.projectors import (
+    convolution_projector,
+    identity_projector,
+    linear_projector,
+)
+from kdjax.networks.sizes import (
+    count_parameters,
+    output_shapes,
+    variable_shapes,
+)
+from kdjax.networks.vit import (
+    vision_transformer,
+    vit_base16,
+    vit_base32,
+    vit_huge14,
+    vit_large16,
+    vit_small16,
+    vit_small32,
+    vit_tiny16,
+)
+from kdjax.networks.wide_resnet import (
+    wrn,
+    wrn_16_1,
+    wrn_16_2,
+    wrn_16_4,
+    wrn_28_10,
+    wrn_40_1,
+    wrn_40_2,
+    wrn_40_4,
+)

@@ -48,7 +48,7 @@ def train_stage(
     how: str = "pjit",
     replicas: tuple[str, int] | None = None,
     checkpoints=None,
-    record: Mapping[str, Any] | None = None,
+    record: Callable[[], Mapping[str, Any]] = dict,
     save_every: int = 500,
     chunk_length: int = 100,
     every: Sequence[Every] = (),
@@ -63,7 +63,7 @@ def train_stage(
         seeds: what the index plans are read with: one seed, or one per replica.
         mesh, how, replicas: see `place`.
         checkpoints: a `kdjax.train.checkpoints.Checkpoints`, or None to keep nothing.
-        record: what is written beside every saved state.
+        record: gives what is written beside a saved state.
         save_every: steps between two saves; the last step is always saved.
         on_start: called with the step that training goes on from.
         chunk_length, every, on_metrics, stop: see `train`.
@@ -93,7 +93,7 @@ def train_stage(
     def save(step, state):
         if not _any_finite(state.params, replicas):
             raise NonFiniteLossError(f"step {step}: the parameters are not finite")
-        checkpoints.save(step, state, record or {})
+        checkpoints.save(step, state, record())
 
     saving = [Every(save_every, save)] if checkpoints else []
     trained = train(

@@ -1,7 +1,17 @@
 """What the comparison reads: an adapter for each recorded entry, an example for each public loss."""
 
-from collections.abc import Callable
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+import kdjax.losses
+import tools.references
+
+MACHINERY = frozenset({"__main__", "compare", "readme", "recorded", "registry", "stress"})
 
 
 class Example(NamedTuple):
@@ -15,6 +25,9 @@ class Example(NamedTuple):
     shapes that cannot be equal. `zero_at_teacher`: the loss is zero with a zero gradient when the
     student's arrays equal the teacher's. `where`: the shape of the mask, or None without one.
     `permutes`: the leading axis is a batch whose order does not matter (values permute with it).
+    `skip`: stress cases that cannot be posed for this loss, each with the reason.
+    `not_derivative`: why the gradient is not the derivative everywhere near the example (a kink, a
+    documented stop_gradient); finite differences are then not compared. Empty: they are.
     """
 
     build: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
@@ -25,6 +38,8 @@ class Example(NamedTuple):
     zero_at_teacher: bool = True
     where: Callable[[int], tuple[int, ...]] | None = lambda batch: (batch,)
     permutes: bool = True
+    skip: Mapping[str, str] = {}
+    not_derivative: str = ""
 
 
 class Adapter(NamedTuple):
@@ -56,3 +71,37 @@ def covers(*names, quirk="", corrected=None):
         return compute
 
     return register
+
+
+def nhwc(x):
+    """A recorded map `[N, C, H, W]` as kdjax has it, `[N, H, W, C]`."""
+    return jnp.moveaxis(jnp.asarray(x), 1, -1)
+
+
+def discover():
+    """Imports every module of adapters of this package; returns (ADAPTERS, {loss: Example})."""
+    examples: dict[str, Example] = {}
+    for module in pkgutil.iter_modules(tools.references.__path__):
+        if module.name in MACHINERY:
+            continue
+        found = importlib.import_module(f"tools.references.{module.name}")
+        for name, example in getattr(found, "EXAMPLES", {}).items():
+            if name in examples:
+                raise ValueError(f"loss {name} has two examples, the second in {module.name}")
+            examples[name] = example
+    return ADAPTERS, examples
+
+
+def public_losses():
+    """{name: function} of every public loss of `kdjax.losses`, in its order."""
+    return {
+        name: value
+        for name, value in vars(kdjax.losses).items()
+        if inspect.isfunction(value) and not name.startswith("_") and name not in NOT_LOSSES
+    }
+
+
+# Public functions of kdjax.losses that are no losses, and why.
+NOT_LOSSES = {
+    "total_and_count": "reduces what losses return",
+}

@@ -1,0 +1,412 @@
+"""What every experiment shares: flags, config checks, config -> parts, the workdir, one row's run.
+
+`ConfigDict` stops here: nothing below `experiments/` takes a config, reads a flag or an environment.
+"""
+
+import contextlib
+import difflib
+import inspect
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+from kdjax.report.progress import progress
+from kdjax.report.writers import MetricWriter
+from ml_collections import config_flags
+
+from kdjax import methods, networks
+from kdjax.metrics.cost import count_flops
+from kdjax.train import (
+    Every,
+    Method,
+    NonFiniteLossError,
+    Stage,
+    Stopped,
+    init_state,
+    make_mesh,
+    train_stage,
+)
+from kdjax.train.checkpoints import Checkpoints
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe: configs/FILE.py[:NAME,...]")
+WORKDIR = flags.DEFINE_string("workdir", None, "where config, metrics, checkpoints and report go")
+EXTEND = flags.DEFINE_bool("extend", False, "allow more steps than the workdir was started with")
+PROFILE = flags.DEFINE_string("profile", "", "write a profile of the run to this folder")
+
+# What a user can mend by changing the command; anything else is a fault and keeps its traceback.
+_USER_ERRORS = (ValueError, TypeError, FileNotFoundError, KeyError)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the key, what it holds and what was wanted."""
+
+
+# --- The program ----------------------------------------------------------------------------------
+
+
+def launch(main: Callable[[Any, Path], int | None]) -> None:
+    """Runs `main(config, workdir)` as a program: exit 0 done or stopped, 1 not finite, 2 refused."""
+    flags.mark_flags_as_required(["config", "workdir"])
+
+    def run(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments {argv[1:]}")
+        logging.set_verbosity(logging.WARNING)
+        signal.signal(signal.SIGTERM, _remember_stop)
+        tracing = jax.profiler.trace(PROFILE.value) if PROFILE.value else contextlib.nullcontext()
+        try:
+            with tracing:
+                sys.exit(main(CONFIG.value, Path(WORKDIR.value)) or 0)
+        except Stopped as stopped:
+            print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+            sys.exit(0)
+        except NonFiniteLossError as error:
+            print(f"error: {error}; the checkpoints before it are kept", file=sys.stderr)
+            sys.exit(1)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(run, flags_parser=_parse)
+
+
+def _parse(argv):
+    """absl's parser, with a misspelt config key answered in one line that offers the nearest."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        print(f"error: {str(error).strip(chr(34))}", file=sys.stderr)
+        sys.exit(2)
+
+
+_stop_asked = False
+
+
+def _remember_stop(signum, frame):
+    global _stop_asked
+    _stop_asked = True
+
+
+@contextlib.contextmanager
+def reading(key: str):
+    """Turns what the library refuses into an error that names the config key it came from."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except _USER_ERRORS as error:
+        raise ConfigError(f"config.{key}: {error}") from error
+
+
+# --- Config -> parts ------------------------------------------------------------------------------
+
+
+def choose(key: str, name: str, choices: Mapping[str, Any]):
+    """`choices[name]`; an unknown name is refused with the nearest one and all there are."""
+    if name in choices:
+        return choices[name]
+    near = difflib.get_close_matches(str(name), choices, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"config.{key} is {name!r}{hint} There are: {', '.join(sorted(choices))}")
+
+
+def _public(module):
+    return {name: f for name, f in vars(module).items() if inspect.isfunction(f)}
+
+
+def call_with(key: str, function, options: Mapping[str, Any], *arguments):
+    """`function(*arguments, **options)`; an option that it does not have is refused by name."""
+    known = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        for option in options:
+            choose(f"{key}.{option}", option, {name: None for name in known})
+    with reading(key):
+        return function(*arguments, **options)
+
+
+def build_network(key: str, config, classes: int, features: Sequence[str]) -> networks.Network:
+    """The network `config.name` of `kdjax.networks` with its options, giving `features`."""
+    options = {name: value for name, value in config.items() if name != "name"}
+    function = choose(f"{key}.name", config.name, _public(networks))
+    return call_with(key, function, {**options, "features": tuple(features)}, classes)
+
+
+def build_method(key: str, config) -> Method:
+    """The method `config.method` of `kdjax.methods` with its hyperparameters."""
+    options = {name: value for name, value in config.items() if name != "method"}
+    return call_with(key, choose(f"{key}.method", config.method, _public(methods)), options)
+
+
+def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformation:
+    """The optimiser `config.name` of optax: clipping, coupled decay, the rule, in this order.
+
+    `schedule` is "constant", "cosine" (to zero) or "steps" (times 0.1 at each fraction of the run in
+    `drops`); `warmup` is a fraction of the run that rises from zero.
+    """
+    check_range(f"{key}.learning_rate", config.learning_rate, lambda v: v > 0, "above 0")
+    schedules = {
+        "constant": lambda rate, n: optax.constant_schedule(rate),
+        "cosine": optax.cosine_decay_schedule,
+        "steps": lambda rate, n: optax.piecewise_constant_schedule(
+            rate, {round(drop * n): 0.1 for drop in config.drops}
+        ),
+    }
+    make = choose(f"{key}.schedule", config.schedule, schedules)
+    warm = round(config.warmup * steps)
+    schedule = make(config.learning_rate, max(steps - warm, 1))
+    if warm:
+        rising = optax.linear_schedule(0.0, config.learning_rate, warm)
+        schedule = optax.join_schedules([rising, schedule], [warm])
+    function = choose(f"{key}.name", config.name, _public(optax))
+    with reading(key):
+        rule = optax.inject_hyperparams(function)(learning_rate=schedule, **config.options)
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts += [optax.add_decayed_weights(config.coupled_decay)] if config.coupled_decay else []
+    return optax.chain(*parts, rule)
+
+
+def check_range(key: str, value, holds: Callable[[Any], bool], wanted: str) -> None:
+    """Refuses a config value for which `holds` is false."""
+    if not holds(value):
+        raise ConfigError(f"config.{key} must be {wanted}, got {value}")
+
+
+# --- The workdir ----------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """A run in its workdir: what every row is trained with."""
+
+    workdir: Path
+    config: Any
+    mesh: jax.sharding.Mesh
+    writer: MetricWriter
+    record: dict[str, Any]
+
+
+def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
+    """Starts a workdir or goes on with one.
+
+    Raises:
+        ConfigError: the workdir belongs to another `run` config or other data (the difference is
+            shown), a mesh that does not fit the devices.
+    """
+    check_range("place.how", config.place.how, lambda v: v in ("pjit", "pmap"), "'pjit' or 'pmap'")
+    with reading("place.mesh"):
+        mesh = make_mesh(config.place.mesh)
+    for key in ("save_every", "log_every", "validate_every"):
+        check_range(f"place.{key}", config.place[key], lambda v: v > 0, "above 0")
+    record = {
+        "run": _plain(config.run),
+        "place": _plain(config.place),
+        "layout": f"{config.place.how} {dict(mesh.shape)} {jax.default_backend()}",
+        "jaxlib": jax.lib.__version__,
+        "python": platform.python_version(),
+        "data": data_fingerprint,
+    }
+    path = workdir / "config.json"
+    if path.exists():
+        _check_same(workdir, json.loads(path.read_text()), record)
+    workdir.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(record, indent=1))
+    os.replace(unfinished, path)
+    return Run(workdir, config, mesh, MetricWriter(workdir), record)
+
+
+def _plain(config):
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _check_same(workdir, before, now):
+    changed = dict(_differences(before["run"], now["run"]))
+    longer = {
+        key: pair
+        for key, pair in changed.items()
+        if key.split(".")[-1] == "steps" and pair[1] > pair[0]
+    }
+    if changed and not (EXTEND.value and changed == longer):
+        lines = "".join(f"\n  run.{key}: {a!r} there, {b!r} now" for key, (a, b) in changed.items())
+        hint = "\nMore steps are allowed with --extend." if changed == longer else ""
+        raise ConfigError(f"{workdir} holds a run with another config:{lines}{hint}")
+    if before["data"] != now["data"]:
+        raise ConfigError(f"{workdir} was started with other data: {before['data']}, {now['data']}")
+    for key, (a, b) in _differences(
+        {name: before[name] for name in ("place", "layout", "jaxlib", "python")},
+        {name: now[name] for name in ("place", "layout", "jaxlib", "python")},
+    ):
+        print(f"resuming with {key} = {b!r}, was {a!r}", file=sys.stderr)
+
+
+def _differences(before, now, prefix=""):
+    for key in sorted(set(before) | set(now)):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield prefix + key, (a, b)
+
+
+# --- One row --------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """A trained row: its state (with a seed axis for several), seconds of training, failed seeds."""
+
+    state: Any
+    seconds: float
+    failures: Mapping[int, tuple[int, list[str]]]
+
+
+def seed_groups(name: str, seeds: int, together: bool) -> list[tuple[str, int | list[int]]]:
+    """What trains as one program: (label of its checkpoints and curves, its seed or seeds)."""
+    if together:
+        return [(name, list(range(seeds)))]
+    return [(f"{name}-seed{seed}", seed) for seed in range(seeds)]
+
+
+def build_stage(label, method, nets, inputs, optimiser, streams, steps, seeds) -> Stage:
+    """A stage of a method over networks at hand: its own players are made, sized and added.
+
+    `inputs` are the shapes that networks are initialised with, `{name: shape struct}`; `seeds` is one
+    seed or several, which then train together. `init` takes the frozen arrays, `finish` gives those
+    of the trained student as a teacher's.
+    """
+    shapes = {key: networks.output_shapes(net, inputs[key]) for key, net in nets.items()}
+    made = {key: make(shapes) for key, make in method.players.items()}
+    every = {**nets, **{key: net for key, (net, _) in made.items()}}
+    inputs = {**inputs, **{key: shape for key, (_, shape) in made.items()}}
+    players = dict.fromkeys(player for phase in method.phases for player in phase.trains)
+    optimisers = {player: optimiser for player in players}
+
+    def fresh(seed):
+        return init_state(
+            jax.random.key(seed), every, inputs, optimisers,
+            averages=method.averages, memory=method.memory, hyper=method.hyper,
+        )  # fmt: skip
+
+    def init(frozen):
+        if isinstance(seeds, int):
+            return jax.jit(fresh)(seeds), frozen
+        return jax.jit(jax.vmap(fresh))(jnp.asarray(seeds)), frozen
+
+    def finish(state, frozen):
+        del frozen
+        return {"teacher": state.params["student"], "teacher/model": state.model["student"]}
+
+    return Stage(label, method, every, optimisers, streams, steps, init, finish)
+
+
+def train_row(run: Run, stage: Stage, frozen, seeds, teachers, evaluate) -> Trained:
+    """Trains one stage in the workdir, or goes on with it.
+
+    Args:
+        run: from `open_run`.
+        stage: from `build_stage`, with its `frozen` arrays and `seeds`.
+        teachers: the fingerprints of the frozen teachers; a checkpoint of others is refused.
+        evaluate: `evaluate(state) -> {metric: values}` on validation, for the curves.
+    """
+    place = run.config.place
+    replicas = None if isinstance(seeds, int) else ("seed", len(seeds))
+    checkpoints = Checkpoints(run.workdir / "checkpoints" / stage.name)
+    found = checkpoints.record()
+    if found is not None:
+        _check_teachers(run.workdir / "checkpoints" / stage.name, found, teachers)
+    spent = 0.0 if found is None else found["seconds"]
+    began = time.perf_counter()
+
+    def record():
+        seconds = spent + time.perf_counter() - began
+        return {**run.record, "teachers": teachers, "seeds": seeds, "seconds": seconds}
+
+    def validate(step, state):
+        run.writer.write(stage.name, step, evaluate(state), split="validation")
+
+    with progress(stage.steps, stage.name) as update:
+
+        def on_start(step):
+            nonlocal began
+            began = time.perf_counter()
+            run.writer.rewind(stage.name, step)
+            update(step)
+
+        def on_metrics(step, values):
+            means = {name: value.mean(axis=0) for name, value in values.items()}
+            run.writer.write(stage.name, step, means)
+            update(step, "  ".join(f"{k} {float(np.mean(v)):.3g}" for k, v in means.items()))
+
+        state, frozen = stage.init(frozen)
+        trained = train_stage(
+            stage, state, frozen,
+            seeds=seeds, mesh=run.mesh, how=place.how, replicas=replicas,
+            checkpoints=checkpoints, record=record,
+            save_every=place.save_every, chunk_length=place.log_every,
+            every=[Every(place.validate_every, validate)],
+            on_start=on_start, on_metrics=on_metrics, stop=lambda: _stop_asked,
+        )  # fmt: skip
+    checkpoints.close()
+    run.writer.rewind(stage.name, stage.steps - 1, split="validation")
+    validate(stage.steps, trained.state)
+    for replica, (step, terms) in trained.failures.items():
+        print(
+            f"{stage.name}: seed {replica} is not finite from step {step}: {terms}", file=sys.stderr
+        )
+    seconds = (checkpoints.record() or {}).get("seconds", 0.0)
+    return Trained(trained.state, seconds, trained.failures)
+
+
+def restore_row(workdir: Path, stage: Stage, teachers, *, key: str) -> Trained:
+    """The finished state of a stage that a workdir holds, trained with `teachers`."""
+    folder = workdir / "checkpoints" / stage.name
+    if not folder.is_dir():
+        raise ConfigError(f"config.{key}: there is no trained {stage.name!r} in {workdir}")
+    checkpoints = Checkpoints(folder)
+    with reading(key):
+        found = checkpoints.restore(stage.init({})[0])
+    checkpoints.close()
+    if found is None or found.record["step"] < stage.steps:
+        reached = "no sound checkpoint" if found is None else f"step {found.record['step']}"
+        raise ConfigError(f"{folder} is not finished: {reached} of {stage.steps} steps")
+    _check_teachers(folder, found.record, teachers)
+    return Trained(found.state, found.record["seconds"], {})
+
+
+def _check_teachers(folder, record, teachers):
+    if record["teachers"] != teachers:
+        raise ConfigError(
+            f"{folder} was trained with another teacher: {record['teachers']} there, {teachers} now"
+        )
+
+
+def result_row(name, seeds, parts, network, inputs) -> dict[str, Any]:
+    """A row of results.json: one value per seed for every metric, and the network's size and cost.
+
+    `parts` are (metrics, Trained) of the programs that the seeds ran in, in the order of `seeds`.
+    """
+    variables = networks.variable_shapes(network, inputs)
+
+    def forward(variables, x):
+        return network.apply(variables, x, train=False, rngs={})[0].logits
+
+    constant = {
+        "parameters": networks.count_parameters(variables["params"]),
+        "flops": count_flops(forward, variables, inputs),
+        "seconds": sum(trained.seconds for _, trained in parts) / len(seeds),
+    }
+    measured = {
+        key: np.concatenate([np.atleast_1d(metrics[key]) for metrics, _ in parts]).tolist()
+        for key in parts[0][0]
+    }
+    columns = {key: [value] * len(seeds) for key, value in constant.items()}
+    return {"name": name, "seeds": seeds, "metrics": {**measured, **columns}}

@@ -1,0 +1,97 @@
+"""Vision transformers: published sizes, named features, attention without positions is a set."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.networks import sizes, vit
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
+
+
+def small(**options):
+    return vit.vision_transformer(5, width=16, depth=2, heads=2, patch=7, **options)
+
+
+@pytest.mark.parametrize(
+    "name, parameters, tokens, width, depth",
+    # Published for 1000 classes at 224 pixels as 5.7, 22.1, 86.6, 88.2, 304.3 and 632.0 million.
+    [
+        ("vit_tiny16", 5_717_416, 197, 192, 12),
+        ("vit_small16", 22_050_664, 197, 384, 12),
+        ("vit_small32", 22_878_952, 50, 384, 12),
+        ("vit_base16", 86_567_656, 197, 768, 12),
+        ("vit_base32", 88_224_232, 50, 768, 12),
+        ("vit_large16", 304_326_632, 197, 1024, 24),
+        ("vit_huge14", 632_045_800, 257, 1280, 32),
+    ],
+)
+def test_published_parameter_counts(name, parameters, tokens, width, depth):
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    last = f"block{depth}"
+    network = getattr(vit, name)(1000, features=(last, "embedding"))
+    assert sizes.count_parameters(sizes.variable_shapes(network, images)["params"]) == parameters
+    outputs = sizes.output_shapes(network, images)
+    assert outputs.logits.shape == (2, 1000)
+    assert outputs.features[last].shape == (2, tokens, width)
+    assert outputs.features["embedding"].shape == (2, width)
+
+
+def test_small_images_and_features():
+    network = small(features=("block1", "block2", "tokens", "cls", "embedding"))
+    variables = network.init(KEY, X)
+    outputs, state = network.apply(variables, X, train=True, rngs={})
+    assert state == {} and not network.couples
+    features = outputs.features
+    assert features["block1"].shape == features["block2"].shape == (2, 17, 16)
+    x = np.float64(features["block2"])
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(features["tokens"], x, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(features["cls"], features["tokens"][:, 0])
+    np.testing.assert_array_equal(features["cls"], features["embedding"])
+    head = variables["params"]["head"]["kernel"]
+    np.testing.assert_allclose(outputs.logits, features["cls"] @ head, rtol=1e-4, atol=1e-5)
+
+
+def test_without_positions_the_patches_are_a_set():
+    network = small()
+    variables = network.init(KEY, X)
+    patches = X.reshape(2, 4, 7, 4, 7, 1)
+    moved = patches[:, ::-1][:, :, :, jnp.array([2, 0, 3, 1])].reshape(X.shape)
+
+    def logits(x):
+        return network.apply(variables, x, train=False, rngs={})[0].logits
+
+    assert not np.allclose(logits(X), logits(moved), rtol=1e-3)
+    variables["params"]["positions"] = jnp.zeros_like(variables["params"]["positions"])
+    np.testing.assert_allclose(logits(X), logits(moved), rtol=1e-4, atol=1e-5)
+    # A patch matters to the class token through attention only.
+    for block in ("block1", "block2"):
+        out = variables["params"][block]["attention"]["out"]
+        out["kernel"] = jnp.zeros_like(out["kernel"])
+    np.testing.assert_array_equal(logits(X), logits(2 * X))
+
+
+def test_dropout_remat_and_precision():
+    variables = small().init(KEY, X)
+
+    def logits(train=True, **options):
+        apply = small(**options).apply
+        return np.asarray(apply(variables, X, train=train, rngs={"dropout": KEY})[0].logits)
+
+    plain = logits()
+    np.testing.assert_allclose(logits(remat=True), plain, rtol=1e-4, atol=1e-5)
+    dropped = logits(dropout=0.5)
+    assert not np.allclose(dropped, plain, rtol=1e-2)
+    np.testing.assert_array_equal(logits(dropout=0.5), dropped)
+    np.testing.assert_array_equal(logits(train=False, dropout=0.5), plain)
+    half = logits(dtype=jnp.bfloat16)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - plain).max() < 0.05 * np.abs(plain).max()
+
+
+def test_an_image_that_patches_do_not_tile_is_refused():
+    with pytest.raises(ValueError, match="multiples of patch 7, got \\(2, 28, 30, 1\\)"):
+        small().init(KEY, jnp.zeros((2, 28, 30, 1)))
