@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.place = ConfigDict(
         {
-            "mesh": "data=1",
+            "mesh": "data=-1",
             "how": "pjit",
             "save_every": 500,
             "log_every": 50,

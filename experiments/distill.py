@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import jax
-from kdjax.report.results import write_results
-from kdjax.report.writers import read_metrics
 
 from experiments import setup, train_teacher
 from experiments.train_teacher import build_data, measure, summary
 from kdjax.metrics import classification
 from kdjax.report import html, tables
+from kdjax.report.results import write_results
+from kdjax.report.writers import read_metrics
 from kdjax.train import build_evaluation
 
 COLUMNS = (
@@ -35,7 +35,11 @@ def build_networks(config, data):
     """Teacher and student, each giving the features that some row asks for."""
     asked = {row.student_feature for row in config.run.rows.values() if "student_feature" in row}
     student = setup.build_network(
-        "run.student.network", config.run.student.network, data.source.num_classes, sorted(asked)
+        "run.student.network",
+        config.run.student.network,
+        data.classes,
+        data.inputs,
+        asked,
     )
     return {**train_teacher.build_networks(config, data), "student": student}
 
@@ -105,7 +109,7 @@ def main(config, workdir: Path) -> int:
     frozen, digest, row = train_teacher.obtain_teacher(config, run, data, teacher_stage)
     rows, failed = [row], 0
     for name, parts in stages.items():
-        done = [train_student(run, data, *part, frozen, digest) for part in parts]
+        done = [train_student(run, data, stage, seeds, frozen, digest) for stage, seeds in parts]
         failed += sum(len(trained.failures) for _, trained in done)
         seeds = list(range(config.run.seeds))
         rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))

@@ -12,7 +12,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
-from kdjax.report.progress import progress
-from kdjax.report.writers import MetricWriter
 from ml_collections import config_flags
 
 from kdjax import methods, networks
 from kdjax.metrics.cost import count_flops
+from kdjax.report.progress import progress
+from kdjax.report.writers import MetricWriter
 from kdjax.train import (
     Every,
     Method,
@@ -82,10 +82,10 @@ def launch(main: Callable[[Any, Path], int | None]) -> None:
 
 
 def _parse(argv):
-    """absl's parser, with a misspelt config key answered in one line that offers the nearest."""
+    """Flags; a misspelt config key is answered in one line, with the nearest there is."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
         print(f"error: {str(error).strip(chr(34))}", file=sys.stderr)
         sys.exit(2)
 
@@ -135,11 +135,18 @@ def call_with(key: str, function, options: Mapping[str, Any], *arguments):
         return function(*arguments, **options)
 
 
-def build_network(key: str, config, classes: int, features: Sequence[str]) -> networks.Network:
-    """The network `config.name` of `kdjax.networks` with its options, giving `features`."""
+def build_network(key: str, config, classes: int, inputs, features=()) -> networks.Network:
+    """The network `config.name` of `kdjax.networks` with its options, giving `features`.
+
+    It is traced once on the shapes `inputs`, so that a feature it does not have is refused here.
+    """
     options = {name: value for name, value in config.items() if name != "name"}
     function = choose(f"{key}.name", config.name, _public(networks))
-    return call_with(key, function, {**options, "features": tuple(features)}, classes)
+    options["features"] = tuple(sorted(features))
+    network = call_with(key, function, options, classes)
+    with reading(key):
+        networks.output_shapes(network, inputs)
+    return network
 
 
 def build_method(key: str, config) -> Method:

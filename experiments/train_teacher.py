@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from kdjax.report.results import write_results
 
 from experiments import setup
 from kdjax.data import augment, plans, sources, splits, streams
 from kdjax.methods import supervised
 from kdjax.metrics import classification
 from kdjax.networks import fingerprint
+from kdjax.report.results import write_results
 from kdjax.train import build_evaluation
 
 AUGMENTATIONS = {
@@ -31,6 +31,7 @@ class Data(NamedTuple):
     """A classification set: its splits, what a network is initialised with, and streams of it."""
 
     source: sources.Source
+    classes: int
     splits: splits.Splits
     inputs: jax.ShapeDtypeStruct
     student: dict[str, streams.Stream]
@@ -44,6 +45,8 @@ def build_data(config) -> Data:
     data, batch = config.run.data, config.run.batch
     with setup.reading("run.data"):
         source = load_source(data)
+        if source.num_classes is None or "image" not in source.columns:
+            raise ValueError(f"{data.name} has {sorted(source.columns)}: wanted image and label")
         parts = splits.split(source, validation=data.validation, test=data.test)
         normalise = augment.normalise(*(_by_channel(data[name]) for name in ("mean", "std")))
         parts.labelled(data.labelled or len(parts.train), 0, balanced=bool(data.labelled))
@@ -70,6 +73,7 @@ def build_data(config) -> Data:
     image = source.columns["image"]
     return Data(
         source=source,
+        classes=source.num_classes,
         splits=parts,
         inputs=jax.ShapeDtypeStruct((1, *image.shape[1:]), jnp.float32),
         student=student,
@@ -95,12 +99,14 @@ def _by_channel(values):
 def build_networks(config, data: Data) -> dict[str, Any]:
     """The teacher, giving the features that some row asks for."""
     asked = {row.teacher_feature for row in config.run.rows.values() if "teacher_feature" in row}
-    network = config.run.teacher.network
-    return {
-        "teacher": setup.build_network(
-            "run.teacher.network", network, data.source.num_classes, sorted(asked)
-        )
-    }
+    network = setup.build_network(
+        "run.teacher.network",
+        config.run.teacher.network,
+        data.classes,
+        data.inputs,
+        asked,
+    )
+    return {"teacher": network}
 
 
 def build_method(config):

@@ -4,6 +4,8 @@ Built on the raw output of Philox, which numpy keeps stable across its versions,
 the methods of `Generator`: an order that a run was trained in can be made again later.
 """
 
+import operator
+
 import numpy as np
 
 # One number per use, so that two uses of one seed share nothing.
@@ -22,11 +24,13 @@ def permutation(size, *, seed, stream, counter=0):
 
 def check_seed(seed):
     """The seed as an int; what is not an integer in [0, 2³²) is refused."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an integer, got {seed!r} of {type(seed).__name__}")
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be an integer, got {seed!r}") from None
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be at least 0 and below 2**32, got {seed}")
-    return int(seed)
+    return seed
 
 
 def _raw(count, seed, stream, counter):

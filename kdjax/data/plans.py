@@ -162,7 +162,7 @@ class IndexPlan:
 
     def indices(self, seed: int, step: int) -> np.ndarray:
         """`int32[B]`, the example numbers of one batch."""
-        return self.chunk(int(seed), step, 1)[0]
+        return self.chunk(seed, step, 1)[0]
 
     def chunk(self, seeds: int | Sequence[int], start: int, steps: int) -> np.ndarray:
         """The batches of steps `start` to `start + steps`: the `xs` of a scan.
@@ -172,12 +172,12 @@ class IndexPlan:
         """
         if start < 0 or steps < 0:
             raise ValueError(f"start and steps must be at least 0, got {start} and {steps}")
-        if isinstance(seeds, (int, np.integer)):
+        if np.ndim(seeds) == 0:
             seed = _random.check_seed(seeds)
             wanted = range(int(start), int(start) + int(steps))
             drawn = self.sampler(self.examples_of(seed), self.batch_size, seed, wanted)
             return np.asarray(drawn, np.int32)
-        return np.stack([self.chunk(int(seed), start, steps) for seed in seeds], axis=1)
+        return np.stack([self.chunk(seed, start, steps) for seed in np.asarray(seeds)], axis=1)
 
 
 @functools.lru_cache(maxsize=32)

@@ -253,7 +253,7 @@ class _Reader:
         }
 
     def example(self, record, wanted=None):
-        """The record's numeric features as arrays; int64, which JAX would narrow, as int32."""
+        """The record's numeric features as arrays, narrowed as JAX would."""
         needless = set() if wanted is None or self.transform else set(self.images) - set(wanted)
         values = {name: value for name, value in record.items() if name not in needless}
         for name in self.images.keys() & values.keys():
@@ -262,7 +262,7 @@ class _Reader:
         for name, value in (self.transform(values) if self.transform else values).items():
             array = None if isinstance(value, Mapping) else np.asarray(value)
             if array is not None and array.dtype.kind in "biuf":
-                arrays[name] = array.astype(np.int32) if array.dtype == np.int64 else array
+                arrays[name] = _narrowed(array, f"{self.name}: {name}")
         return arrays
 
     def _put(self, columns, place, number, example):
@@ -273,6 +273,15 @@ class _Reader:
                     f"the first has {target.shape[1:]}: pass transform= to make them one size"
                 )
             target[place] = example[column]
+
+
+def _narrowed(array, what):
+    """64-bit numbers, which files hold for want of a type, as the 32 bits that JAX would keep."""
+    if array.dtype == np.int64:
+        if array.min(initial=0) < -(2**31) or array.max(initial=0) >= 2**31:
+            raise ValueError(f"{what} holds {array.max()}, more than 32 bits: leave it out")
+        return array.astype(np.int32)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _decoded(content, channels):
@@ -447,7 +456,7 @@ def _stack(values, path, column):
     stacked = np.asarray(values)
     if stacked.dtype.kind not in "biuf":
         raise ValueError(f"{path}: {column} must be numbers, got {stacked.dtype}")
-    return stacked.astype(np.float32) if stacked.dtype == np.float64 else stacked
+    return _narrowed(stacked, f"{path}: {column}")
 
 
 def _text(value):

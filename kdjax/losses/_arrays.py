@@ -244,5 +244,5 @@ def power(sizes, exponent):
 
 
 def absolute(x):
-    """The absolute value, with a zero gradient at zero, where `jnp.abs` has one."""
+    """The absolute value, with a zero gradient at zero (that of `jnp.abs` is 1)."""
     return x * jnp.sign(x)

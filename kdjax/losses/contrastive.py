@@ -234,8 +234,8 @@ def categorised_contrast(
     [0.3133, 0.3133, 0.5514]
 
     Reference:
-        Wang, Chen, Zhang, et al., "Multi-Scale Feature Decoupling and Contrastive Representation
-        Distillation", 2025. A region's category says whether the teacher's classifier gives it the
+        "Multi-Scale Feature Decoupling and Contrastive Representation Distillation" (MSDCRD,
+        arXiv 2502.05835), 2025. A region's category says whether the teacher's classifier gives it the
         class of the whole image; pooled over windows of several sizes. The exact formulas are ours.
     """
     s, t = _paired(student_embeddings, teacher_embeddings, where)
@@ -386,8 +386,7 @@ def transported_cost(
 
     Reference:
         Chen, Wang, Gan, Liu, Henao, Carin, "Wasserstein Contrastive Representation Distillation",
-        2021: the primal (local) form. The authors' weight for it is 0.05; epsilon and iterations are
-        our choice. Cuturi, "Sinkhorn Distances", 2013.
+        2021: the primal (local) form. Epsilon and iterations are our choice. Cuturi, "Sinkhorn Distances", 2013.
     """
     s, t = _paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_positive(epsilon=epsilon)
@@ -439,8 +438,8 @@ def queue_similarity(
 
     Reference:
         Fang, Wang, Wang, Zhang, Yang, Liu, "SEED: Self-supervised Distillation for Visual
-        Representation", 2021. The authors use a queue of 65536, τ_s = 0.2 and τ_t between 0.01 and
-        0.1 (0.01 for most).
+        Representation", 2021. The authors use a queue of 65536 and τ_s = 0.2, and a lower τ_t, which
+        sharpens the teacher.
     """
     s, t = _paired(student_embeddings, teacher_embeddings, where)
     (d,) = _arrays.floating(queue=queue)
@@ -493,7 +492,7 @@ def anchor_similarity(
     Reference:
         Abbasi Koohpayegani, Tejankar, Pirsiavash, "CompRess: Self-Supervised Learning by Compressing
         Representations", 2020. The authors use 128,000 anchors and τ = 0.04. With the student's
-        momentum copy as the teacher and one bank: Tejankar et al., "ISD", 2021, τ = 0.02.
+        momentum copy as the teacher and one bank: Tejankar et al., "ISD", 2021.
     """
     s, t, a_s, a_t = _arrays.floating(
         student_embeddings=student_embeddings,
@@ -721,7 +720,7 @@ def relative_boosting(student_scores, teacher_scores, *, margin=0.2, where=None)
 
     Reference:
         Diao, Zhang, Gao, Ruan, Lu, "Deep Boosting Learning: A Brand-new Cooperative Approach for
-        Image-Text Matching", 2024. The authors use a base margin of 0.2 and scale 1.
+        Image-Text Matching", 2024. The authors use scale 1; the base margin is the matching loss's.
     """
     s, t, others = _score_matrices(student_scores, teacher_scores, margin, where)
     gain_s, gain_t = jnp.diagonal(s)[:, None] - s, jnp.diagonal(t)[:, None] - t
@@ -755,7 +754,7 @@ def absolute_boosting(student_scores, teacher_scores, *, margin=0.2, balance=0.5
 
     Reference:
         Diao, Zhang, Gao, Ruan, Lu, "Deep Boosting Learning: A Brand-new Cooperative Approach for
-        Image-Text Matching", 2024. The authors use a base margin of 0.2, scale 1, γ = 0.5.
+        Image-Text Matching", 2024. The authors use scale 1 and γ = 0.5.
     """
     s, t, others = _score_matrices(student_scores, teacher_scores, margin, where)
     _arrays.check_fraction(balance=balance)
@@ -816,8 +815,8 @@ def triplet_preference(student_anchors, closer, farther, *, where=None):
     Array([0.6931], dtype=float32)
 
     Reference:
-        Bobu, Peng, Agrawal, Shah, Dragan, "Aligning Robot and Human Representations", 2023, for
-        similarity queries to people.
+        Bobu, Peng, "Aligning Robot Representations with Humans", 2022, for similarity queries to
+        people.
     """
     near, far = _triplet_distances(student_anchors, closer, farther, where)
     return _arrays.select(where, jax.nn.softplus(near - far))

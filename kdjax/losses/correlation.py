@@ -4,8 +4,8 @@ Notation: `s` and `t` are logits `[B, C]`, Q = softmax(s / T) and P = softmax(t 
 
     relation(a, b) = 1 - Pearson correlation of a and b = ½ ‖u(a) - u(b)‖²
 
-with u(a) the centred vector over its norm. The right side is what is computed: exactly zero, with a
-zero gradient, at a = b. A vector that varies by no more than rounding has u = 0 and passes no gradient.
+with u(a) the centred vector over its norm. The right side is what is computed: at a = b nothing has
+to cancel. A vector that varies by no more than rounding has u = 0 and passes no gradient.
 """
 
 import jax
@@ -101,8 +101,8 @@ def channel_relation(student_features, teacher_features, *, where=None):
     Array([0.], dtype=float32)
 
     Reference:
-        Huang, You, Wang, Qian, Xu, "DIST+: Knowledge Distillation From a Stronger Adaptive Teacher",
-        2025, with weight 1 beside the two relations of the logits.
+        Huang, You, Wang, Qian, Xu, "DIST+: Knowledge Distillation From a Stronger Adaptive
+        Teacher", 2025, with weight 1 beside the two relations of the logits.
     """
     f_s, f_t = _features(student_features, teacher_features, 2)
     _arrays.check_where(where, f_s.shape[:-1])
@@ -131,8 +131,8 @@ def spatial_relation(student_features, teacher_features, *, where=None):
     Array([[0.]], dtype=float32)
 
     Reference:
-        Huang, You, Wang, Qian, Xu, "DIST+: Knowledge Distillation From a Stronger Adaptive Teacher",
-        2025, with weight 1 beside the two relations of the logits.
+        Huang, You, Wang, Qian, Xu, "DIST+: Knowledge Distillation From a Stronger Adaptive
+        Teacher", 2025, with weight 1 beside the two relations of the logits.
     """
     f_s, f_t = _arrays.floating(
         student_features=student_features, teacher_features=teacher_features
@@ -217,8 +217,8 @@ def gram_mahalanobis_distance(student_logits, teacher_logits, *, tikhonov=0.1, w
         where: `[B]` boolean; a pair needs both ends, a masked anchor gives zero.
 
     Returns:
-        `[B]`, one value an anchor; the mean over anchors is the published term. A logit at -inf counts
-        as zero: it has no direction.
+        `[B]`, one value an anchor; the mean over anchors is the published term. A logit at -inf
+        counts as zero: it has no direction.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes, λ.
@@ -308,8 +308,8 @@ def _centred(x, axis, kept):
 def _direction(centred, level, axis):
     """A centred x of unit length; zero where it varies by no more than the rounding of its level.
 
-    Dividing by the largest entry first changes no direction and keeps the squares of columns of tiny
-    probabilities from underflowing.
+    Dividing by the largest entry first changes no direction and keeps the squares of columns of
+    tiny probabilities from underflowing.
     """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(centred), axis=axis, keepdims=True))
     eps = jnp.finfo(centred.dtype).eps

@@ -163,10 +163,10 @@ def merged_universal_logit_distance(
     r"""L1 distance of sorted probabilities, one per stretch of text that both tokenizers delimit.
 
     .. math:: \sum_r |\tilde q_{g,(r)} - \tilde p_{g,(r)}|, \quad
-        \tilde q_{g,v} = q_{i_0, v} \prod_{i_0 < i \in g} q_{i, x_i}
+        \tilde q_{g,v} = q_{i_1, v} \prod_{i_1 > i \in g} q_{i, x_i}
 
-    A segment g starts with token i₀; the tokens x after it multiply what the whole row is worth, so
-    that the text itself keeps its probability under each model.
+    A segment g ends with token i₁; the tokens x before it multiply what its row is worth. So the row
+    is the joint probability of those tokens and any last one, and that of the text itself is kept.
 
     Args:
         student_logits: `[B, L_s, V_s]`, at each token the logits that predict it.
@@ -221,23 +221,21 @@ def merged_universal_logit_distance(
 
 
 def merged_log_probs(log_probs, tokens, segments, count):
-    """One row `[B, count, V]` per segment: that of its first token times the others' own tokens.
+    """One row `[B, count, V]` per segment: that of its last token times the tokens before it.
 
-    `log_probs` `[B, L, V]`, `tokens` and `segments` `[B, L]`. A segment that is absent repeats some
-    other row. The rows are not normalised beyond the first token.
+    `log_probs` `[B, L, V]`, `tokens` and `segments` `[B, L]`. A row sums to the probability of the
+    tokens before the last. A segment that is absent repeats some other row.
     """
     tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
     _arrays.check_labels(log_probs.shape[:-1], tokens=tokens)
     _arrays.check_labels(log_probs.shape[:-1], segments=segments)
     member = segments[:, None, :] == jnp.arange(count)[None, :, None]
-    first = jnp.argmax(member, axis=-1)
+    last = segments.shape[1] - 1 - jnp.argmax(member[..., ::-1], axis=-1)
     of_token = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
     position = jnp.arange(segments.shape[1])[None, None, :]
-    later = member & (position > first[..., None])
-    worth = jnp.sum(
-        jnp.where(later, of_token[:, None, :], jnp.zeros_like(of_token)[:, None, :]), -1
-    )
-    return jnp.take_along_axis(log_probs, first[..., None], axis=1) + worth[..., None]
+    earlier = member & (position < last[..., None])
+    worth = jnp.sum(jnp.where(earlier, of_token[:, None, :], 0), axis=-1)
+    return jnp.take_along_axis(log_probs, last[..., None], axis=1) + worth[..., None]
 
 
 def shared_segments(student_segments, teacher_segments):

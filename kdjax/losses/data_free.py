@@ -1,7 +1,7 @@
 """Losses that a generator of examples is trained with: functions of what the teacher says of them.
 
-Notation: `t` are the teacher's logits `[B, C]` for generated examples and p = softmax(t). The gradient
-goes through the teacher into the generator.
+Notation: `t` are the teacher's logits `[B, C]` for generated examples and p = softmax(t). The
+gradient goes through the teacher into the generator.
 """
 
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ def one_hot_cross_entropy(teacher_logits, *, where=None):
     Array([0.6931], dtype=float32)
 
     Reference:
-        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks", 2019.
-        The authors weight it 1 beside 0.1 for activations and 5 for the entropy.
+        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks",
+        2019. The authors weight it 1 beside 0.1 for activations and 5 for the entropy.
     """
     t = _logits(teacher_logits, where)
     values = -_arrays.at_label(_arrays.log_softmax(t), jnp.argmax(t, axis=-1))
@@ -55,8 +55,9 @@ def negative_information_entropy(teacher_logits, *, where=None):
     Array(-0.6931, dtype=float32)
 
     Reference:
-        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks", 2019.
-        The authors weight it 5 beside 1 for one-hotness, with logarithms to base 10 in their code.
+        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks",
+        2019. The authors weight it 5 beside 1 for one-hotness, with logarithms to base 10 in their
+        code.
     """
     t = _logits(teacher_logits, where)
     _arrays.check_rank(2, teacher_logits=t)
@@ -77,7 +78,7 @@ def negative_activation(teacher_features, *, where=None):
         where: `[B]` boolean; masked examples give zero, in value and gradient.
 
     Returns:
-        `[B]`
+        `[B]`; the gradient is zero where a feature is zero.
 
     Raises:
         TypeError: features that are not floating-point. ValueError: shapes.
@@ -86,14 +87,16 @@ def negative_activation(teacher_features, *, where=None):
     Array([-2.], dtype=float32)
 
     Reference:
-        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks", 2019.
-        The authors weight it 0.1 beside 1 for one-hotness.
+        Chen, Wang, Xu, Yang, Liu, Shi, Xu, Xu, Tian, "Data-Free Learning of Student Networks",
+        2019. The authors weight it 0.1 beside 1 for one-hotness.
     """
     (f_t,) = _arrays.floating(teacher_features=teacher_features)
     _arrays.check_min_rank(2, teacher_features=f_t)
     _arrays.check_where(where, f_t.shape[:1])
     f_t = _arrays.select(where, f_t)
-    return _arrays.select(where, -jnp.mean(jnp.abs(f_t), axis=tuple(range(1, f_t.ndim))))
+    # Unlike jnp.abs this has a zero gradient at zero, where rectified features are.
+    sizes = jnp.sign(f_t) * f_t
+    return _arrays.select(where, -jnp.mean(sizes, axis=tuple(range(1, f_t.ndim))))
 
 
 def _logits(teacher_logits, where):

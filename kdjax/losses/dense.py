@@ -207,7 +207,6 @@ def intra_class_variation(student_maps, teacher_maps, labels, *, classes, where=
     f_s, f_t, kept = _pixels(student_maps, teacher_maps, where)
     _arrays.check_labels(student_maps.shape[:3], labels=labels)
     member = jax.nn.one_hot(labels.reshape(kept.shape), classes, dtype=f_s.dtype)
-    member = jnp.where(kept[..., None], member, 0)
     difference = _cosine_to_centre(f_s, member) - _cosine_to_centre(f_t, member)
     return jnp.square(difference).reshape(student_maps.shape[:3])
 
@@ -370,7 +369,8 @@ def affine_invariant_depth(student_depth, teacher_depth, *, where=None):
     Reference:
         Ranftl, Lasinger, Hafner, Schindler, Koltun, "Towards Robust Monocular Depth Estimation:
         Mixing Datasets for Zero-shot Cross-dataset Transfer", 2020; between a teacher and a student
-        in Yang, Kang, Huang, Xu, Feng, Zhao, "Depth Anything", 2024.
+        in Wang, Liu, "Depth Anywhere: Enhancing 360 Monocular Depth Estimation via Perspective
+        Distillation and Unlabeled Data Augmentation", 2024.
     """
     d_s, d_t = _arrays.floating(student_depth=student_depth, teacher_depth=teacher_depth)
     _arrays.check_rank(3, student_depth=d_s, teacher_depth=d_t)
@@ -542,11 +542,9 @@ def _channel_gram(f, temperature, where):
 
 
 def _cosine_to_centre(f, member):
-    """[B, P] cosine of each pixel's features to the mean of its class; zero without a class."""
+    """[B, P] cosine of each pixel's features to the sum of its class; zero without a class."""
     sums = jnp.einsum("bpk,bpd->bkd", member, f, precision=_EXACT)
-    counts = jnp.sum(member, axis=1)[..., None]
-    centres = _arrays.unit(_arrays.divide(sums, jnp.broadcast_to(counts, sums.shape)))
-    to_all = jnp.einsum("bpd,bkd->bpk", _arrays.unit(f), centres, precision=_EXACT)
+    to_all = jnp.einsum("bpd,bkd->bpk", _arrays.unit(f), _arrays.unit(sums), precision=_EXACT)
     return jnp.sum(to_all * member, axis=-1)
 
 

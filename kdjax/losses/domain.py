@@ -70,8 +70,9 @@ def conditional_mean_discrepancy(
 
     Reference:
         Long, Wang, Ding, Sun, Yu, "Transfer Feature Learning with Joint Distribution Adaptation", 2013;
-        with soft labels of the current model in "Noises are Transferable: An Empirical Study on
-        Heterogeneous Domain Adaptation", 2025.
+        with soft labels of the current model in Yao and others, "Noise May Contain Transferable
+        Knowledge: Understanding Semi-supervised Heterogeneous Domain Adaptation from an Empirical
+        Perspective", 2025.
     """
     x_s, x_t, _, _ = _sets(source_features, target_features, None, None)
     p_s, p_t = _arrays.floating(source_classes=source_classes, target_classes=target_classes)

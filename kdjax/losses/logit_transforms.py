@@ -1,4 +1,5 @@
-"""Transformations of logits `[..., C]` that go before any loss: for one side, for both, or for targets.
+"""Transformations of logits `[..., C]` that go before any loss: for one side, for both, or for
+targets.
 
 `softened_kl_divergence(standardise_logits(s), standardise_logits(t), temperature=2.0)` is the
 standardised loss; the same holds for every other loss on logits. Classes at -inf stay there.
@@ -33,8 +34,8 @@ def standardise_logits(logits, *, epsilon=1e-7):
     Array([[-1.,  0.,  1.]], dtype=float32)
 
     Reference:
-        Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024. The authors
-        used T = 2 and a weight of 9 for the standardised KL on CIFAR-100.
+        Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024. The
+        authors used T = 2 and a weight of 9 for the standardised KL on CIFAR-100.
     """
     (z,) = _arrays.floating(logits=logits)
     _arrays.check_min_rank(1, logits=z)
@@ -50,6 +51,8 @@ def standardise_logits(logits, *, epsilon=1e-7):
 
 def probability_shift(teacher_logits, labels):
     r"""The logits of the label and of the most likely class exchanged: a teacher that is never wrong.
+
+    .. math:: t'_y = t_{\hat y}, \quad t'_{\hat y} = t_y, \quad \hat y = \arg\max_c t_c
 
     Args:
         teacher_logits: `[..., C]`
@@ -81,6 +84,8 @@ def probability_shift(teacher_logits, labels):
 
 def permute_other_classes(teacher_logits, order):
     r"""The arg max where it is and the other logits in another order: a teacher without similarities.
+
+    .. math:: t'_{\hat y} = t_{\hat y}, \quad t'_c = t_{\pi(c)} \text{ for } c \ne \hat y
 
     What a student gains from such a teacher comes from its confidence, not from which wrong classes
     it finds plausible.
@@ -134,8 +139,8 @@ def aggregate_views(joint_logits):
 
     Reference:
         Lee, Hwang, Shin, "Self-supervised Label Augmentation via Input Transformations", 2020. The
-        authors use four rotations or six colour permutations and distil the aggregate into a head for
-        the plain view with T = 1.
+        authors use four rotations or six colour permutations and distil the aggregate into a head
+        for the plain view with T = 1.
     """
     (z,) = _arrays.floating(joint_logits=joint_logits)
     _arrays.check_min_rank(3, joint_logits=z)

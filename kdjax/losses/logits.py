@@ -1,9 +1,10 @@
-"""Losses between the class logits of a student and of a teacher, row by row, beside the divergences.
+"""Losses between the class logits of a student and of a teacher, row by row, beside the
+divergences.
 
 Notation: `s` and `t` are student and teacher logits of shape `[..., C]`, q = softmax(s / T) and
 p = softmax(t / T), y an integer label of shape `[...]`, and the result has shape `[...]`: rows are
-images, pixels or tokens. A hat is the distribution over the classes other than y. Classes at -inf on
-both sides carry nothing.
+images, pixels or tokens. A hat is the distribution over the classes other than y. Classes at -inf
+on both sides carry nothing.
 """
 
 import jax
@@ -17,7 +18,8 @@ def soft_cross_entropy(student_logits, teacher_logits, *, temperature=1.0, where
 
     .. math:: -T^2 \sum_c p_c \log q_c
 
-    It has the gradient of `softened_kl_divergence`, and is larger by T² times the teacher's entropy.
+    It has the gradient of `softened_kl_divergence`, and is larger by T² times the teacher's
+    entropy.
 
     Args:
         student_logits: `[..., C]`
@@ -69,9 +71,9 @@ def pseudo_label_cross_entropy(student_logits, teacher_logits, *, label_smoothin
     Array([0.6931], dtype=float32)
 
     Reference:
-        Touvron, Cord, Douze, Massa, Sablayrolles, Jégou, "Training data-efficient image transformers
-        & distillation through attention", 2021. The authors do not smooth the teacher's label and
-        weight it equally with the true one.
+        Touvron, Cord, Douze, Massa, Sablayrolles, Jégou, "Training data-efficient image
+        transformers & distillation through attention", 2021. The authors do not smooth the
+        teacher's label and weight it equally with the true one.
     """
     log_q, log_p, _ = divergences.softened(student_logits, teacher_logits, 1.0, where)
     _arrays.check_fraction(label_smoothing=label_smoothing)
@@ -86,8 +88,8 @@ def logit_squared_error(student_logits, teacher_logits, *, where=None):
 
     .. math:: \frac{1}{C} \sum_c (s_c - t_c)^2
 
-    The limit of `2 · softened_kl_divergence` for large T, if both rows have the same mean. Divide both
-    sides by T first for the form with a temperature.
+    The limit of `2 · softened_kl_divergence` for large T, if both rows have the same mean. Divide
+    both sides by T first for the form with a temperature.
 
     Args:
         student_logits: `[..., C]`
@@ -95,8 +97,8 @@ def logit_squared_error(student_logits, teacher_logits, *, where=None):
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
     Returns:
-        `[...]`; C counts the classes that are not -inf on both sides, and a class at -inf on one side
-        gives +inf.
+        `[...]`; C counts the classes that are not -inf on both sides, and a class at -inf on one
+        side gives +inf.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes.
@@ -124,8 +126,8 @@ def logit_absolute_error(student_logits, teacher_logits, *, where=None):
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
     Returns:
-        `[...]`; C counts the classes that are not -inf on both sides. The gradient is zero where the
-        logits are equal.
+        `[...]`; C counts the classes that are not -inf on both sides. The gradient is zero where
+        the logits are equal.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes.
@@ -138,7 +140,9 @@ def logit_absolute_error(student_logits, teacher_logits, *, where=None):
         generator maximises it and the student minimises it.
     """
     differences, classes = _differences(student_logits, teacher_logits, where)
-    return _arrays.select(where, _arrays.divide(jnp.sum(jnp.abs(differences), axis=-1), classes))
+    # Unlike jnp.abs this has a zero gradient at zero.
+    sizes = jnp.sign(differences) * differences
+    return _arrays.select(where, _arrays.divide(jnp.sum(sizes, axis=-1), classes))
 
 
 def logit_distance(student_logits, teacher_logits, *, where=None):
@@ -154,7 +158,8 @@ def logit_distance(student_logits, teacher_logits, *, where=None):
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
     Returns:
-        `[...]`; the gradient is zero where the rows are equal.
+        `[...]`; the gradient is zero where the rows are equal, and where one side alone has a class
+        at -inf, which gives +inf.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes.
@@ -164,10 +169,13 @@ def logit_distance(student_logits, teacher_logits, *, where=None):
 
     Reference:
         Beyer, Zhai, Royer, Markeeva, Anil, Kolesnikov, "Knowledge distillation: A good teacher is
-        patient and consistent", 2022, whose code compares it with the KL divergence, which they chose.
+        patient and consistent", 2022, whose code compares it with the KL divergence, which they
+        chose.
     """
     differences, _ = _differences(student_logits, teacher_logits, where)
-    return _arrays.select(where, _arrays.norm(differences))
+    apart = jnp.any(jnp.isinf(differences), axis=-1)
+    distances = _arrays.norm(jnp.where(apart[..., None], 0, differences))
+    return _arrays.select(where, jnp.where(apart, jnp.inf, distances))
 
 
 def target_class_divergence(student_logits, teacher_logits, labels, *, temperature=1.0, where=None):
@@ -231,8 +239,8 @@ def non_target_class_divergence(
     Array([0.1308], dtype=float32)
 
     Reference:
-        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022, where its weight is 2 to
-        8 and T = 4 on CIFAR-100.
+        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022, where its weight is 2
+        to 8 and T = 4 on CIFAR-100.
     """
     _, _, log_q, log_p, temperature = _decoupled(
         student_logits, teacher_logits, labels, temperature, where
@@ -272,9 +280,9 @@ def decoupled_divergence(
     Array([0.1308], dtype=float32)
 
     Reference:
-        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022. The authors used α = 1,
-        T = 4 and, by the pair of networks, β from 2 to 8 on CIFAR-100 (T = 1, β = 0.5 on ImageNet),
-        with 20 epochs of warm-up.
+        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022. The authors used α =
+        1, T = 4 and, by the pair of networks, β from 2 to 8 on CIFAR-100 (T = 1, β = 0.5 on
+        ImageNet), with 20 epochs of warm-up.
     """
     _arrays.check_not_negative(alpha=alpha, beta=beta)
     log_q, log_p, log_q_rest, log_p_rest, temperature = _decoupled(
@@ -315,9 +323,10 @@ def normalised_soft_cross_entropy(
     Array([1.792], dtype=float32)
 
     Reference:
-        Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A
-        Unified Approach with Normalized Loss and Customized Soft Labels", 2023. The authors used
-        γ = 1.5 and T = 1 on CIFAR-100 and ImageNet, the total beside the cross-entropy with the label.
+        Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge
+        Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels", 2023. The
+        authors used γ = 1.5 and T = 1 on CIFAR-100 and ImageNet, the total beside the cross-entropy
+        with the label.
     """
     _arrays.check_positive(temperature=temperature)
     _arrays.check_not_negative(gamma=gamma)
@@ -386,8 +395,8 @@ def jacobian_matching(student_gradients, teacher_gradients, *, where=None):
         \quad g = \frac{\partial z_y}{\partial x}
 
     Args:
-        student_gradients: `[B, ...]`, the gradient of one output (the label's logit) with respect to
-            the input, for each example.
+        student_gradients: `[B, ...]`, the gradient of one output (the label's logit) with respect
+            to the input, for each example.
         teacher_gradients: `[B, ...]` of the same shape.
         where: `[B]` boolean; masked examples give zero, in value and gradient.
 

@@ -74,8 +74,8 @@ def rank_likelihood(
 
     Reference:
         Chen, Wang, Zhang, "DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities
-        Transfer", 2018: the hard form. The authors use α = 3, β = 3; relational distillation's code
-        orders the nearest 4.
+        Transfer", 2018: the hard form. The code of relational distillation, which has it among its
+        baselines, uses α = 3, β = 3 and orders the nearest 4.
     """
     f_s, f_t = _arrays.floating(
         student_features=student_features, teacher_features=teacher_features
@@ -119,7 +119,7 @@ def listwise_divergence(student_scores, teacher_scores, *, temperature=1.0, wher
     Array([0.1308], dtype=float32)
 
     Reference:
-        Sun, Liu, Gong, Duan, Jiao, Lu, Majumder, "LEAD: Liberal Feature-based Distillation for Dense
+        Sun, Liu, Gong, et al., "LEAD: Liberal Feature-based Distillation for Dense
         Retrieval", 2024. Applied to matched layers, each weighted by the teacher layer's quality.
     """
     s, t = _scores(student_scores, teacher_scores, where)

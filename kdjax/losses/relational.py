@@ -201,7 +201,7 @@ def correlation_congruence(student_features, teacher_features, *, gamma=0.4, ord
     Array([0.0677, 0.0677], dtype=float32)
 
     Reference:
-        Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang, "Correlation Congruence for Knowledge Distillation",
+        Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation",
         2019. The authors use order 2 and gamma 0.4.
     """
     f_s, f_t = _embeddings(student_features, teacher_features, where)

@@ -1,6 +1,7 @@
 """Losses whose rows are weighted by how good teacher and student are on them.
 
-Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label `[...]`.
+Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label
+`[...]`.
 """
 
 import jax
@@ -38,9 +39,9 @@ def weighted_soft_label_cross_entropy(
     Array([0.4382], dtype=float32)
 
     Reference:
-        Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge Distillation:
-        A Bias-Variance Tradeoff Perspective", 2021. The authors used T = 2 and a weight of 2.5 on
-        ImageNet, T = 4 and 2.25 on CIFAR-100.
+        Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, "Rethinking Soft Labels for Knowledge
+        Distillation: A Bias-Variance Tradeoff Perspective", 2021. The authors used T = 2 and a
+        weight of 2.5 on ImageNet, T = 4 and 2.25 on CIFAR-100.
     """
     _arrays.check_positive(temperature=temperature)
     s, t, labels = logits.labelled(student_logits, teacher_logits, labels, where)
@@ -57,14 +58,15 @@ def confidence_weighted_cross_entropy(student_logits, teacher_logits, labels, *,
 
     .. math:: -w_i \log q_{i, y_i}, \quad w_i = \frac{B \max_c p_{i,c}}{\sum_j \max_c p_{j,c}}
 
-    Nothing else of the teacher is used: a control for what its similarities of classes add. The mean
-    over the batch is the published loss.
+    Nothing else of the teacher is used: a control for what its similarities of classes add. The
+    mean over the batch is the published loss.
 
     Args:
         student_logits: `[B, C]`
         teacher_logits: `[B, C]`
         labels: `[B]` integers in [0, C).
-        where: `[B]` boolean; masked examples give zero and take no part in the sum; B counts the rest.
+        where: `[B]` boolean; masked examples give zero and take no part in the sum; B counts the
+            rest.
 
     Returns:
         `[B]`

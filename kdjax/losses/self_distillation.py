@@ -1,7 +1,7 @@
 """Losses without a better network: designed teachers, corrected teachers, a network's own labels.
 
-Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label `[...]`.
-The smoothed label u has the probability a at y and (1 - a) / (C - 1) at every other class.
+Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label
+`[...]`. The smoothed label u has the probability a at y and (1 - a) / (C - 1) at every other class.
 """
 
 import jax
@@ -91,8 +91,9 @@ def corrected_teacher_divergence(
 
     Reference:
         Wen, Lai, Qian, "Preparing Lessons: Improve Knowledge Distillation with Better Supervision",
-        2019, there called knowledge adjustment by label smoothing; `probability_shift` is their other
-        one. A public implementation uses T = 20, a = 0.9 and a weight of 0.85 beside the label's.
+        2019, there called knowledge adjustment by label smoothing; `probability_shift` is their
+        other one. A public implementation uses T = 20, a = 0.9 and a weight of 0.85 beside the
+        label's.
     """
     _arrays.check_positive(temperature=temperature)
     _arrays.check_fraction(correct_probability=correct_probability)
@@ -123,8 +124,8 @@ def customised_soft_label_cross_entropy(
         -\alpha w \log q_y - \beta \sum_{c \ne y} z_c \log \hat q_c - \mu \sum_c v_c \log r_c,
         \quad w = q_y^2 + 1 - \operatorname{mean}_B q_y^2
 
-    r = softmax of the weak logits, v the label with ε spread over all classes, and z Zipf's law over
-    the classes other than y: class c has 1 / rank, normalised, ranked among all classes by
+    r = softmax of the weak logits, v the label with ε spread over all classes, and z Zipf's law
+    over the classes other than y: class c has 1 / rank, normalised, ranked among all classes by
     r_c / (1 - r_y) + log q_c / (1 - log q_y), as the authors' code has it. The soft labels w and z
     pass no gradient.
 
@@ -150,9 +151,9 @@ def customised_soft_label_cross_entropy(
     Array([0.6931], dtype=float32)
 
     Reference:
-        Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge Distillation: A
-        Unified Approach with Normalized Loss and Customized Soft Labels", 2023. The authors' code has
-        α = 1, β = 0.1, μ = 0.005 and ε = 0.1.
+        Yang, Zeng, Li, Zhang, Yuan, Li, "From Knowledge Distillation to Self-Knowledge
+        Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels", 2023. The
+        authors' code has α = 1, β = 0.1, μ = 0.005 and ε = 0.1.
     """
     _arrays.check_not_negative(alpha=alpha, beta=beta, mu=mu)
     _arrays.check_fraction(label_smoothing=label_smoothing)
@@ -200,8 +201,9 @@ def guided_squared_error(student_logits, teacher_logits, labels, *, alpha=0.35, 
     Array([0.5], dtype=float32)
 
     Reference:
-        Borup, Andersen, "Even your Teacher Needs Guidance: Ground-Truth Targets Dampen Regularization
-        Imposed by Self-Distillation", 2021. The authors show α = 0.35 in kernel regression.
+        Borup, Andersen, "Even your Teacher Needs Guidance: Ground-Truth Targets Dampen
+        Regularization Imposed by Self-Distillation", 2021. The authors show α = 0.35 in kernel
+        regression.
     """
     _arrays.check_fraction(alpha=alpha)
     s, t, labels = logits.labelled(student_logits, teacher_logits, labels, where)

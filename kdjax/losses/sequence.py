@@ -300,22 +300,23 @@ def blended_divergence(student_logits, teacher_logits, labels, *, truth_weight=0
 def negative_calibrated_divergence(
     student_logits, teacher_logits, negative_logits, *, temperature=1.0, where=None
 ):
-    r"""T² · (1/2 + b) · KL(teacher ‖ student), b large where a model of mistakes disagrees.
+    r"""T² · (1/2 + b) · KL(teacher ‖ student) per sequence, b large where a model of mistakes differs.
 
-    .. math:: T^2 \left( \tfrac{1}{2} + b \right) \sum_c p_c (\log p_c - \log q_c), \quad
+    .. math:: T^2 \left( \tfrac{1}{2} + b \right) \operatorname{mean}_l
+        \operatorname{KL}(p_l \Vert q_l), \quad
         b = \tanh\left( \operatorname{mean}_l \operatorname{KL}(n_l \Vert p_l) \right)
 
-    with the negative model's distribution n, and b one number per sequence.
+    with the negative model's distributions n and both means over the kept tokens.
 
     Args:
         student_logits: `[B, L, V]`
         teacher_logits: `[B, L, V]`
         negative_logits: `[B, L, V]` of the model that was trained on wrong answers, frozen.
-        temperature: T > 0.
-        where: `[B, L]` boolean; masked tokens give zero and do not count in b.
+        temperature: T > 0, a number.
+        where: `[B, L]` boolean; masked tokens count in neither mean.
 
     Returns:
-        `[B, L]`. Classes at -inf on all sides carry nothing; a class at -inf for the student alone
+        `[B]`, zero for a sequence without tokens. Classes at -inf on all sides carry nothing; a class at -inf for the student alone
         gives +inf if the teacher has mass there.
 
     Raises:
@@ -323,7 +324,7 @@ def negative_calibrated_divergence(
 
     >>> s, t = jnp.array([[[0.0, 0.0]]]), jnp.array([[[0.0, jnp.log(3.0)]]])
     >>> negative_calibrated_divergence(s, t, s).round(4)
-    Array([[0.0841]], dtype=float32)
+    Array([0.0841], dtype=float32)
 
     Reference:
         Li, Yuan, Feng, Pan, Sun, Wang, Wang, Li, "Turning Dust into Gold: Distilling Complex
@@ -332,6 +333,7 @@ def negative_calibrated_divergence(
     """
     (negative,) = _arrays.floating(negative_logits=negative_logits)
     _arrays.check_rank(3, negative_logits=negative)
+    _arrays.check_rank(0, temperature=jnp.asarray(temperature))
     log_q, log_p, temperature = divergences.softened(
         student_logits, teacher_logits, temperature, where
     )
@@ -339,10 +341,13 @@ def negative_calibrated_divergence(
     log_n = _arrays.log_softmax(
         _arrays.select(where, negative) / _arrays.per_row(temperature, log_q)
     )
-    apart = divergences.kl_of_log_probs(log_p, log_n)
-    weight = 0.5 + jnp.tanh(mean_over_tokens(apart, where=where))
-    values = weight[:, None] * divergences.kl_of_log_probs(log_q, log_p)
-    return _arrays.select(where, jnp.square(temperature) * values)
+    # A mistake that the teacher rules out is infinitely far: b is 1, and not nan in the gradient.
+    lost = jnp.any(jnp.isfinite(log_n) & ~jnp.isfinite(log_p), axis=-1)
+    apart = divergences.kl_of_log_probs(log_p, jnp.where(lost[..., None], log_p, log_n))
+    farthest = jnp.any(_arrays.select(where, lost), axis=-1)
+    weight = 0.5 + jnp.where(farthest, 1, jnp.tanh(mean_over_tokens(apart, where=where)))
+    values = divergences.kl_of_log_probs(log_q, log_p)
+    return jnp.square(temperature) * weight * mean_over_tokens(values, where=where)
 
 
 def token_log_probs(logits, tokens):

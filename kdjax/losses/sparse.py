@@ -2,7 +2,8 @@
 
 Notation: `s` are student logits `[..., C]`; `l` and `i` are the teacher's log-probabilities and
 classes `[..., K]`, normalised over all C classes at temperature 1, so that their mass is at most 1.
-The classes of one row are distinct; a slot that is not used holds -inf. The result has shape `[...]`.
+The classes of one row are distinct, but a slot at -inf is not used, whatever class it names. The
+result has shape `[...]`.
 
 Both distributions are put into K + 1 buckets, the K classes and one for all others, and compared by
 the divergences of `kdjax.losses.divergences`; so every other one has a sparse form as well,
@@ -166,7 +167,7 @@ def renormalized_top_k_kl_divergence(
         Through Efficient Trustworthy Distillation", 2024. The authors kept the top 5.
     """
     s, log_p = _checked_inputs(student_logits, teacher_log_probs, classes, where)
-    chosen = jnp.take_along_axis(s, jnp.asarray(classes), axis=-1)
+    chosen = _chosen(s, log_p, jnp.asarray(classes))
     log_q, log_p, temperature = divergences.softened(chosen, log_p, temperature, where)
     values = jnp.square(temperature) * divergences.kl_of_log_probs(log_q, log_p)
     return _arrays.select(where, values)
@@ -285,15 +286,19 @@ def _checked_inputs(student_logits, teacher_log_probs, classes, where):
 
 def _buckets(s, log_p, classes, temperature, tail):
     log_q = _arrays.log_softmax(s / _arrays.per_row(temperature, s))
-    others = jnp.put_along_axis(log_q, classes, -jnp.inf, axis=-1, inplace=False)
-    log_q = jnp.concatenate(
-        [jnp.take_along_axis(log_q, classes, axis=-1), _log_total(others)], axis=-1
-    )
+    beyond = jnp.where(jnp.isfinite(log_p), classes, s.shape[-1])
+    others = jnp.put_along_axis(log_q, beyond, -jnp.inf, axis=-1, inplace=False, mode="drop")
+    log_q = jnp.concatenate([_chosen(log_q, log_p, classes), _log_total(others)], axis=-1)
     nothing = jnp.full((*log_p.shape[:-1], 1), -jnp.inf, log_p.dtype)
     # K = C leaves no other class; what rounding leaves of the mass must not meet a student's -inf.
     leftover = _log_leftover(log_p) if tail and log_p.shape[-1] < s.shape[-1] else nothing
     log_p = jnp.concatenate([log_p, leftover], axis=-1)
     return log_q, _arrays.log_softmax(log_p / _arrays.per_row(temperature, log_p))
+
+
+def _chosen(x, log_p, classes):
+    """The student's `x` at the teacher's classes, -inf in a slot that is not used."""
+    return jnp.where(jnp.isfinite(log_p), jnp.take_along_axis(x, classes, axis=-1), -jnp.inf)
 
 
 def _log_total(log_x):

@@ -1,7 +1,7 @@
 """Divergences from several teachers, from peers, and from a teacher's targets put together anew.
 
-Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label `[...]`.
-Where a choice depends on predictions it is a comparison: no gradient passes through it.
+Notation: `s` and `t` are logits `[..., C]`, q and p their softened distributions, y a label
+`[...]`. Where a choice depends on predictions it is a comparison: no gradient passes through it.
 """
 
 import jax
@@ -20,8 +20,8 @@ def weighted_teachers_divergence(
     Args:
         student_logits: `[..., C]`
         teachers_logits: `[..., K, C]`
-        weights: `[..., K]`, at least 0: fixed, learned, or chosen example by example. A weight of zero
-            leaves a teacher out.
+        weights: `[..., K]`, at least 0: fixed, learned, or chosen example by example. A weight of
+            zero leaves a teacher out.
         temperature: T > 0, a number or `[...]`.
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
@@ -29,7 +29,8 @@ def weighted_teachers_divergence(
         `[...]`
 
     Raises:
-        TypeError: arrays that are not floating-point. ValueError: shapes, temperature, weights below 0.
+        TypeError: arrays that are not floating-point. ValueError: shapes, temperature, weights
+        below 0.
 
     >>> s, t = jnp.array([[0.0, 0.0]]), jnp.array([[[0.0, jnp.log(3.0)], [9.0, 0.0]]])
     >>> weighted_teachers_divergence(s, t, jnp.array([[1.0, 0.0]])).round(4)
@@ -37,8 +38,8 @@ def weighted_teachers_divergence(
 
     Reference:
         Yuan, Shou, Pei, Lin, Gong, Fu, Jiang, "Reinforced Multi-Teacher Selection for Knowledge
-        Distillation", 2021, where a policy draws weights in {0, 1}; the mean of K teachers goes back to
-        Hinton, Vinyals, Dean, 2015.
+        Distillation", 2021, where a policy draws weights in {0, 1}; the mean of K teachers goes
+        back to Hinton, Vinyals, Dean, 2015.
     """
     s, t, w = _arrays.floating(
         student_logits=student_logits, teachers_logits=teachers_logits, weights=weights
@@ -58,7 +59,8 @@ def weighted_teachers_divergence(
     softer = temperature if temperature.ndim == 0 else temperature[..., None, None]
     log_p = _arrays.log_softmax(t / softer)
     each = divergences.kl_of_log_probs(log_q, log_p)
-    values = jnp.sum(w * jnp.where(w > 0, each, 0), axis=-1)
+    chosen = (w > 0) | jnp.isfinite(each)
+    values = jnp.sum(w * jnp.where(chosen, each, 0), axis=-1)
     return _arrays.select(where, jnp.square(temperature) * values)
 
 
@@ -166,9 +168,9 @@ def entropy_weighted_divergence(
     Array([0.1308], dtype=float32)
 
     Reference:
-        Amara, Sepahvand, Meyer, Gross, Clark, "BD-KD: Balancing the Divergences for Online Knowledge
-        Distillation", 2022. That the weights follow the gap of entropies is the paper's; which
-        direction is raised, δ = 2 and T = 4 are this library's reading of it.
+        Amara, Sepahvand, Meyer, Gross, Clark, "BD-KD: Balancing the Divergences for Online
+        Knowledge Distillation", 2022. That the weights follow the gap of entropies is the paper's;
+        which direction is raised, δ = 2 and T = 4 are this library's reading of it.
     """
     _arrays.check_not_negative(emphasis=emphasis)
     log_q, log_p, temperature = divergences.softened(
@@ -196,7 +198,8 @@ def reliable_peer_divergence(student_logits, peer_logits, labels, *, temperature
         peer_logits: `[..., C]`
         labels: `[...]` integers in [0, C).
         temperature: T > 0, a number or `[...]`; the label's probabilities are compared at T = 1.
-        where: `[...]` boolean; masked rows (pixels without a label) give zero, in value and gradient.
+        where: `[...]` boolean; masked rows (pixels without a label) give zero, in value and
+            gradient.
 
     Returns:
         `[...]`
@@ -251,9 +254,9 @@ def hardest_negative_divergence(student_logits, experts_logits, labels, *, where
     Array([0.1308], dtype=float32)
 
     Reference:
-        Jin, Li, Lu, Cheung, Wang, "Long-Tailed Visual Recognition via Self-Heterogeneous Integration
-        with Knowledge Excavation", 2023, with three experts; their code weights it 10 with the target
-        class left in at logit zero.
+        Jin, Li, Lu, Cheung, Wang, "Long-Tailed Visual Recognition via Self-Heterogeneous
+        Integration with Knowledge Excavation", 2023, with three experts; their code weights it 10
+        with the target class left in at logit zero.
     """
     s, z = _arrays.floating(student_logits=student_logits, experts_logits=experts_logits)
     _arrays.check_min_rank(1, student_logits=s)
@@ -274,9 +277,9 @@ def hardest_negative_divergence(student_logits, experts_logits, labels, *, where
 
 
 def fused_spatial_divergence(
-    student_map, teacher_map, *, spatial_share, temperature=1.0, where=None
+    student_map, teacher_map, teacher_logits, *, spatial_share, temperature=1.0, where=None
 ):
-    r"""T² · KL(teacher ‖ student) at every position, the teacher's logits mixed with their mean.
+    r"""T² · KL(teacher ‖ student) at every position, the teacher's local logits mixed with its global.
 
     .. math:: T^2 \, \mathrm{KL}\big(\operatorname{softmax}((r t_{hw} + (1 - r) \bar t) / T)
         \,\|\, q_{hw}\big)
@@ -285,39 +288,42 @@ def fused_spatial_divergence(
 
     Args:
         student_map: `[B, ..., C]` logits at positions, channel-last.
-        teacher_map: `[B, ..., C]`: the classifier applied before the pooling, on the same positions.
+        teacher_map: `[B, ..., C]`: the classifier applied before the pooling, on the same
+            positions.
+        teacher_logits: `[B, C]`, after the pooling.
         spatial_share: r in [0, 1].
-        temperature: T > 0, a number.
-        where: `[B, ...]` boolean; masked positions give zero and take no part in the mean.
+        temperature: T > 0, a number or `[B, ...]`.
+        where: `[B, ...]` boolean; masked positions give zero, in value and gradient.
 
     Returns:
-        `[B, ...]`
+        `[B, ...]`; a class at -inf for the teacher at a position or as a whole has no mass there.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes, temperature, r.
 
     >>> s, t = jnp.zeros((1, 2, 2)), jnp.array([[[0.0, jnp.log(9.0)], [0.0, 0.0]]])
-    >>> fused_spatial_divergence(s, t, spatial_share=0.0).round(4)
+    >>> fused_spatial_divergence(s, t, jnp.mean(t, axis=1), spatial_share=0.0).round(4)
     Array([[0.1308, 0.1308]], dtype=float32)
 
     Reference:
-        Zhao, Song, Liang, "Cumulative Spatial Knowledge Distillation for Vision Transformers", 2023.
-        The authors decrease r over training from 1 to 0.
+        Zhao, Song, Liang, "Cumulative Spatial Knowledge Distillation for Vision Transformers",
+        2023. The authors decrease r over training from 1 to 0.
     """
-    s, t = _arrays.floating(student_map=student_map, teacher_map=teacher_map)
+    s, t, whole = _arrays.floating(
+        student_map=student_map, teacher_map=teacher_map, teacher_logits=teacher_logits
+    )
     _arrays.check_min_rank(3, student_map=s, teacher_map=t)
     _arrays.check_same_shape(student_map=s, teacher_map=t)
+    if whole.shape != (t.shape[0], t.shape[-1]):
+        raise ValueError(
+            f"teacher_logits must have shape {(t.shape[0], t.shape[-1])}, got {whole.shape}"
+        )
     _arrays.check_fraction(spatial_share=spatial_share)
-    _arrays.check_where(where, s.shape[:-1])
-    s, t = _arrays.select(where, s, t)
-    kept = jnp.ones(s.shape[:-1], s.dtype) if where is None else where.astype(s.dtype)
-    absent = jnp.isneginf(t)
-    finite = jnp.where(absent, 0, t) * kept[..., None]
-    positions = tuple(range(1, t.ndim - 1))
-    present = jnp.where(absent, 0, kept[..., None])
-    count = jnp.sum(present, axis=positions, keepdims=True)
-    mean = _arrays.divide(jnp.sum(finite, axis=positions, keepdims=True), count)
-    fused = jnp.where(absent, -jnp.inf, spatial_share * finite + (1 - spatial_share) * mean)
+    whole = whole.reshape(whole.shape[0], *(1,) * (t.ndim - 2), whole.shape[-1])
+    absent = jnp.isneginf(t) | jnp.isneginf(whole)
+    mixed = spatial_share * jnp.where(absent, 0, t)
+    mixed += (1 - spatial_share) * jnp.where(absent, 0, whole)
+    fused = jnp.where(absent, -jnp.inf, mixed)
     return divergences.softened_kl_divergence(s, fused, temperature=temperature, where=where)
 
 

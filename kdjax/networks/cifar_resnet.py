@@ -16,8 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import adapters
-from kdjax.networks.mlp import head
+from kdjax.networks import _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 
@@ -35,12 +34,12 @@ class BasicBlock(nn.Module):
     def __call__(self, x):
         shortcut = x
         if self.stride != 1 or x.shape[-1] != self.filters:
-            shortcut = convolution(self, self.filters, 1, self.stride, name="shortcut")(x)
-            shortcut = batch_norm(self, self.train, name="shortcut_norm")(shortcut)
-        x = convolution(self, self.filters, 3, self.stride, name="conv1")(x)
-        x = nn.relu(batch_norm(self, self.train, name="norm1")(x))
-        x = convolution(self, self.filters, 3, 1, name="conv2")(x)
-        x = batch_norm(self, self.train, name="norm2")(x) + shortcut
+            shortcut = _layers.convolution(self, self.filters, 1, self.stride, name="shortcut")(x)
+            shortcut = _layers.batch_norm(self, self.train, name="shortcut_norm")(shortcut)
+        x = _layers.convolution(self, self.filters, 3, self.stride, name="conv1")(x)
+        x = nn.relu(_layers.batch_norm(self, self.train, name="norm1")(x))
+        x = _layers.convolution(self, self.filters, 3, 1, name="conv2")(x)
+        x = _layers.batch_norm(self, self.train, name="norm2")(x) + shortcut
         return nn.relu(x), x
 
 
@@ -68,8 +67,8 @@ class ResNet(nn.Module):
             raise ValueError(f"depth must be 6 n + 2 with n > 0, got {self.depth}")
         block = nn.remat(BasicBlock) if self.remat else BasicBlock
         options = (train, self.dtype, self.param_dtype, self.axis_name)
-        x = convolution(self, self.widths[0], 3, 1, name="stem")(x)
-        x = nn.relu(batch_norm(self, train, name="stem_norm")(x))
+        x = _layers.convolution(self, self.widths[0], 3, 1, name="stem")(x)
+        x = nn.relu(_layers.batch_norm(self, train, name="stem_norm")(x))
         features = {"stem": x}
         for i, width in enumerate(self.widths[1:], 1):
             for j in range(1, blocks + 1):
@@ -77,39 +76,7 @@ class ResNet(nn.Module):
                 x, before = block(width, stride, *options, name=f"stage{i}_block{j}")(x)
             features[f"stage{i}"], features[f"stage{i}_preactivation"] = x, before
         features["embedding"] = jnp.mean(x, axis=(1, 2))
-        return Outputs(head(self, features["embedding"]), features)
-
-
-def convolution(module, filters, size, stride, *, name):
-    """A convolution without bias in `module`'s precision.
-
-    Padded by size // 2 on every side, where SAME would pad a stride of two on one side only: public
-    weights were trained that way.
-    """
-    return nn.Conv(
-        filters,
-        (size, size),
-        stride,
-        padding=size // 2,
-        use_bias=False,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-        name=name,
-    )
-
-
-def batch_norm(module, train, *, name):
-    """Batch normalisation in `module`'s precision, its statistics in float32."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=module.dtype,
-        param_dtype=module.param_dtype,
-        axis_name=module.axis_name,
-        name=name,
-    )
+        return Outputs(_layers.head(self, features["embedding"]), features)
 
 
 def resnet(classes, *, depth, widths=(16, 16, 32, 64), features=(), **options) -> Network:

@@ -5,8 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import adapters
-from kdjax.networks.mlp import head
+from kdjax.networks import _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 
@@ -30,12 +29,15 @@ class CNN(nn.Module):
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = {}
         for i, width in enumerate(self.widths, 1):
-            x = nn.relu(nn.Conv(width, (3, 3), name=f"conv{i}", **precision)(x))
+            conv = nn.Conv(
+                width, (3, 3), kernel_init=_layers.he_normal, name=f"conv{i}", **precision
+            )
+            x = nn.relu(conv(x))
             x = features[f"stage{i}"] = nn.max_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         x = features["embedding"] = nn.relu(nn.Dense(self.hidden, name="dense", **precision)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Outputs(head(self, x), features)
+        return Outputs(_layers.head(self, x), features)
 
 
 def small_cnn(classes, *, widths=(32, 64), hidden=128, features=(), **options) -> Network:

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import adapters
+from kdjax.networks import _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 
@@ -31,13 +31,7 @@ class MLP(nn.Module):
             x = features[f"hidden{i}"] = nn.relu(dense(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         features["embedding"] = features[f"hidden{len(self.widths)}"] if self.widths else x
-        return Outputs(head(self, x), features)
-
-
-def head(module, x):
-    """The logits of a classifier, in at least float32 whatever the precision before them."""
-    dtype = jnp.promote_types(module.dtype, jnp.float32)
-    return nn.Dense(module.classes, dtype=dtype, param_dtype=module.param_dtype, name="head")(x)
+        return Outputs(_layers.head(self, x), features)
 
 
 def multilayer_perceptron(classes, *, widths=(128,), features=(), **options) -> Network:

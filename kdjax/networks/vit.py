@@ -15,8 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import adapters
-from kdjax.networks.mlp import head
+from kdjax.networks import _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 _EPSILON = 1e-6
@@ -90,7 +89,7 @@ class VisionTransformer(nn.Module):
             x = features[f"block{i}"] = block(*options, name=f"block{i}")(x)
         x = features["tokens"] = nn.LayerNorm(epsilon=_EPSILON, name="norm", **precision)(x)
         features["cls"] = features["embedding"] = x[:, 0]
-        return Outputs(head(self, x[:, 0]), features)
+        return Outputs(_layers.head(self, x[:, 0]), features)
 
 
 def vision_transformer(classes, *, width, depth, heads, patch, features=(), **options) -> Network:

@@ -13,9 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import adapters
-from kdjax.networks.cifar_resnet import batch_norm, convolution
-from kdjax.networks.mlp import head
+from kdjax.networks import _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 
@@ -33,13 +31,13 @@ class PreactivationBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
         shortcut = x
-        x = nn.relu(batch_norm(self, self.train, name="norm1")(x))
+        x = nn.relu(_layers.batch_norm(self, self.train, name="norm1")(x))
         if shortcut.shape[-1] != self.filters:
-            shortcut = convolution(self, self.filters, 1, self.stride, name="shortcut")(x)
-        x = convolution(self, self.filters, 3, self.stride, name="conv1")(x)
-        x = nn.relu(batch_norm(self, self.train, name="norm2")(x))
+            shortcut = _layers.convolution(self, self.filters, 1, self.stride, name="shortcut")(x)
+        x = _layers.convolution(self, self.filters, 3, self.stride, name="conv1")(x)
+        x = nn.relu(_layers.batch_norm(self, self.train, name="norm2")(x))
         x = nn.Dropout(self.dropout, deterministic=not self.train)(x)
-        return convolution(self, self.filters, 3, 1, name="conv2")(x) + shortcut
+        return _layers.convolution(self, self.filters, 3, 1, name="conv2")(x) + shortcut
 
 
 class WideResNet(nn.Module):
@@ -67,7 +65,7 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth must be 6 n + 4 with n > 0, got {self.depth}")
         block = nn.remat(PreactivationBlock) if self.remat else PreactivationBlock
         options = (train, self.dropout, self.dtype, self.param_dtype, self.axis_name)
-        x = convolution(self, 16, 3, 1, name="stem")(x)
+        x = _layers.convolution(self, 16, 3, 1, name="stem")(x)
         features = {"stem": x}
         for i in (1, 2, 3):
             filters = 8 * 2**i * self.width
@@ -75,9 +73,9 @@ class WideResNet(nn.Module):
                 stride = 2 if i > 1 and j == 1 else 1
                 x = block(filters, stride, *options, name=f"stage{i}_block{j}")(x)
             features[f"stage{i}"] = x
-        x = nn.relu(batch_norm(self, train, name="norm")(x))
+        x = nn.relu(_layers.batch_norm(self, train, name="norm")(x))
         features["embedding"] = jnp.mean(x, axis=(1, 2))
-        return Outputs(head(self, features["embedding"]), features)
+        return Outputs(_layers.head(self, features["embedding"]), features)
 
 
 def wrn(classes, *, depth, width, features=(), **options) -> Network:

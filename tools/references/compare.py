@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tools.references.stress import COMPILER
+
 # The tolerances that an independent restatement of the recorded definitions reached. In float64 what
 # is below 1e-9 of an array's largest element is rounding: sums that cancel have no relative accuracy.
 DOUBLE = {"rtol": 1e-5, "atol": 0.0, "floor": 1e-9}
@@ -22,8 +24,11 @@ class Row(NamedTuple):
     detail: str
 
 
-def compare(entry, adapter):
-    """The `Row` of one recorded entry; `adapter` is None where nobody covers it."""
+def compare(entry, adapter, precisions=("float32", "float64")):
+    """The `Row` of one recorded entry; `adapter` is None where nobody covers it.
+
+    An entry that was recorded in float32 alone is compared in float32, whatever `precisions` says.
+    """
 
     def row(status, detail=""):
         return Row(entry.name, entry.method, entry.source, status, detail)
@@ -33,7 +38,13 @@ def compare(entry, adapter):
     try:
         if adapter.quirk:
             return row(*_hold_quirk(entry, adapter))
-        faults = _single_faults(entry, adapter) + _double_faults(entry, adapter)
+        faults = []
+        if "float32" in precisions or entry.double is None:
+            faults += _single_faults(entry, adapter)
+        if "float64" in precisions and entry.double is not None:
+            faults += _faults(
+                "float64", compute(adapter, entry, np.float64), entry.double, entry, DOUBLE
+            )
     except Exception as error:  # noqa: BLE001 one broken adapter must not hide the other rows
         return row("differ", f"raised {type(error).__name__}: {error}".splitlines()[0])
     if faults:
@@ -49,22 +60,43 @@ def compute(adapter, entry, dtype):
         inputs = {name: differentiated(name, arrays) for name in entry.single.gradients}
         leading = next(iter(entry.single.values), "value")
 
-        def leading_value(chosen):
+        def values_of(chosen):
             values = adapter.compute({**arrays, **chosen}, entry.hyperparameters)
-            values = values if isinstance(values, dict) else {leading: values}
+            return values if isinstance(values, dict) else {leading: values}
+
+        def leading_value(chosen):
+            values = values_of(chosen)
             return values["value" if "value" in values else leading], values
 
         chosen = {name: arrays[name] for name in inputs.values()}
+        taken, values = {}, {}
         if chosen:
-            taken, values = jax.grad(leading_value, has_aux=True)(chosen)
+            taken, values = _run(jax.grad(leading_value, has_aux=True), chosen)
         else:
-            taken, values = {}, leading_value(chosen)[1]
+            values = values_of(chosen)
         values = {name: np.asarray(value) for name, value in values.items()}
         gradients = {
             name: np.asarray(taken[source]).reshape(entry.single.gradients[name].shape)
             for name, source in inputs.items()
         }
     return values, gradients
+
+
+# What a compiled adapter may raise because it looks at a number to choose its way.
+_LOOKS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _run(function, chosen):
+    """One unoptimised program, since most operations of an entry are new and each costs a compile."""
+    try:
+        return jax.jit(function, compiler_options=COMPILER)(chosen)
+    except _LOOKS:
+        return function(chosen)
 
 
 def differentiated(name, arrays):
@@ -86,13 +118,6 @@ def _single_faults(entry, adapter):
         # The other project left the range of float32; its float64 run says what the value is.
         theirs = entry.double
     return _faults("float32", ours, theirs, entry, SINGLE)
-
-
-def _double_faults(entry, adapter):
-    if entry.double is None:
-        return []
-    ours = compute(adapter, entry, np.float64)
-    return _faults("float64", ours, entry.double, entry, DOUBLE)
 
 
 def _faults(precision, ours, theirs, entry, tolerance):

@@ -253,7 +253,8 @@ def _distillm2(kinds, position):
             jax.nn.log_softmax(jnp.where(where[..., None], logits, 0)) for logits in (s, t)
         )
         if h["loss_type"] == "gkd":
-            of_teacher = of_student = jensen_shannon(s, t, where, 0.5)
+            # The project's GKD baseline mixes nine parts of the teacher with one of the student.
+            of_teacher = of_student = jensen_shannon(s, t, where, 0.9)
         else:
             of_teacher = losses.skew_kl_divergence(s, t, skew=h["base_alpha_1"], where=where)
             # Unlike the first version the student is a constant inside the mixture.
@@ -459,18 +460,26 @@ def modelopt_logits_batchmean(x, h):
 
 @covers("modelopt_mft_thr0.2_T1.0", "modelopt_mft_thr0.2_T2.0")
 def modelopt_mft(x, h):
-    values = losses.minifinetuning_divergence(
-        *both(x), x["tokens"], threshold=h["threshold"], temperature=h["temperature"]
-    )
-    return token_mean(values)
+    return jnp.mean(_modelopt_mft(*both(x), x["tokens"], h["threshold"], h["temperature"]))
 
 
 @covers("modelopt_mft")
 def modelopt_mft_vision(x, h):
-    values = losses.minifinetuning_divergence(
-        x["logits_s"], x["logits_t"], x["labels"], threshold=h["threshold"], temperature=h["T"]
-    )
+    values = _modelopt_mft(x["logits_s"], x["logits_t"], x["labels"], h["threshold"], h["T"])
     return jnp.mean(values)
+
+
+def _modelopt_mft(s, t, labels, threshold, temperature):
+    """The divergence with a threshold lowered by what ModelOpt's 1e-7 in a denominator takes."""
+    p = jax.nn.softmax(t / temperature)
+    of_label = jnp.take_along_axis(p, labels[..., None], axis=-1)[..., 0]
+    lead = jnp.max(p, axis=-1) - of_label
+    whole = jnp.where(lead > 0, 1 + lead, 1 - of_label)
+    gain = jnp.where(lead > 0, lead + threshold, jnp.minimum(threshold, 1 - of_label))
+    lowered = jnp.maximum(gain * whole / (whole + 1e-7) - lead, 0)
+    return losses.minifinetuning_divergence(
+        s, t, labels, threshold=lowered, temperature=temperature
+    )
 
 
 @covers("tunix_logit_T2.0_a0.5_k0", "tunix_logit_T1.0_a1.0_k0", "tunix_logit_T1.0_a0.0_k0")
@@ -617,15 +626,20 @@ def _tokens_kept(batch):
 
 
 EXAMPLES = {
-    "softened_kl_divergence": Example(_logits(temperature=2.0), classes=(0, 1)),
     "reverse_kl_divergence": Example(_logits(temperature=2.0), classes=(0, 1)),
     "symmetric_kl_divergence": Example(_logits(weight=0.3), classes=(0, 1)),
     "skew_kl_divergence": Example(_logits(), classes=(0, 1)),
     "skew_reverse_kl_divergence": Example(_logits(), classes=(0, 1)),
     "generalized_jensen_shannon_divergence": Example(_logits(beta=0.3), classes=(0, 1)),
     "total_variation_distance": Example(_logits(), classes=(0, 1)),
-    "adaptive_kl_divergence": Example(_logits(), classes=(0, 1)),
-    "interpolated_kl_divergence": Example(_logits(interpolation=0.4), classes=(0, 1)),
+    "adaptive_kl_divergence": Example(
+        _logits(), classes=(0, 1), not_derivative="the weights of the directions are constants"
+    ),
+    "interpolated_kl_divergence": Example(
+        _logits(interpolation=0.4),
+        classes=(0, 1),
+        not_derivative="the student inside the target is a constant",
+    ),
     "minifinetuning_divergence": Example(_logits(_labels), classes=(0, 1), zero_at_teacher=False),
     "logit_cosine_distance": Example(_logits(), classes=(0, 1)),
     "token_negative_log_likelihood": Example(
@@ -645,7 +659,10 @@ EXAMPLES = {
     "direct_preference": Example(_arrays((2,), (2,)), zero_at_teacher=False),
     "candidate_ranking": Example(_arrays((4,), (4,)), zero_at_teacher=False),
     "self_evolution_divergence": Example(
-        _logits(_labels, threshold=1.0), classes=(0, 1), zero_at_teacher=False
+        _logits(_labels, threshold=1.0),
+        classes=(0, 1),
+        zero_at_teacher=False,
+        not_derivative="the target of a hard token is a constant",
     ),
     "blended_divergence": Example(_logits(_labels), classes=(0, 1), zero_at_teacher=False),
     "negative_calibrated_divergence": Example(_three, classes=(0, 1, 2), where=_tokens_kept),

@@ -223,8 +223,8 @@ def _merged_corrected(x, h):
         (q, q_token, student_ends), (p, p_token, teacher_ends) = sides
         values = [
             _sorted_distance(
-                q[s[0]] * np.prod([q_token[i] for i in s[1:]]),
-                p[t[0]] * np.prod([p_token[i] for i in t[1:]]),
+                q[s[-1]] * np.prod([q_token[i] for i in s[:-1]]),
+                p[t[-1]] * np.prod([p_token[i] for i in t[:-1]]),
             )
             for s, t in _walk(student_ends, teacher_ends)
         ]
@@ -232,7 +232,11 @@ def _merged_corrected(x, h):
     return np.mean(means)
 
 
-@covers("trl_uld_extended_observed", quirk=LATE, corrected=_merged_corrected)
+@covers(
+    "trl_uld_extended_observed",
+    quirk=f"{LATE}, and merges tokens as if those that follow the first did not depend on it",
+    corrected=_merged_corrected,
+)
 @covers("trl_uld_extended_bayesian")
 def merged_universal_logit(x, h):
     answers = Answers(x)
@@ -327,8 +331,14 @@ EXAMPLES = {
     "universal_logit_distance": Example(
         _two_vocabularies, classes=(0, 1), same=False, zero_at_teacher=False
     ),
-    "hybrid_logit_distance": Example(_matched, same=False, zero_at_teacher=False),
+    "hybrid_logit_distance": Example(
+        _matched,
+        classes=(0, 1),
+        same=False,
+        zero_at_teacher=False,
+        skip={"one_class": "two vocabularies of one class have no two ids to match"},
+    ),
     "merged_universal_logit_distance": Example(
-        _merged, same=False, zero_at_teacher=False, where=lambda batch: (batch, 3)
+        _merged, classes=(0, 1), same=False, zero_at_teacher=False, where=lambda batch: (batch, 3)
     ),
 }

@@ -88,13 +88,13 @@ def test_a_large_sets_epoch_is_a_permutation(monkeypatch):
 def test_the_recorded_order_still_holds():
     """What was trained in an order must be trainable in it again: a change here is a break."""
     np.testing.assert_array_equal(
-        plans.IndexPlan(np.arange(100), 8).indices(7, 20), RECORDED["uniform"]
+        plans.IndexPlan(np.arange(100), 8).indices(7, 20), [43, 62, 31, 25, 58, 71, 23, 38]
     )
-    balanced = plans.IndexPlan(np.arange(200), 8, sampler=SAMPLERS["class_balanced"])
-    np.testing.assert_array_equal(balanced.indices(7, 20), RECORDED["class_balanced"])
-
-
-RECORDED = {"uniform": [], "class_balanced": []}
+    sampler = plans.class_balanced(np.arange(200) % 5)
+    np.testing.assert_array_equal(
+        plans.IndexPlan(np.arange(200), 8, sampler=sampler).indices(7, 20),
+        [45, 99, 177, 38, 11, 155, 39, 117],
+    )
 
 
 def test_examples_may_depend_on_the_seed():
@@ -105,7 +105,7 @@ def test_examples_may_depend_on_the_seed():
 
 
 def test_five_hundred_steps_of_five_seeds_take_about_a_second():
-    """Grain's own shuffle needs 45 s here, and the demo has a hundred labelled images."""
+    """The demo has a hundred labelled images, where Grain's shuffle takes 0.3 ms an index."""
     plan = plans.IndexPlan(np.arange(100), 64)
     begin = time.perf_counter()
     plan.chunk(range(5), 0, 500)
@@ -176,9 +176,9 @@ def test_bad_plans_are_refused(examples, batch, error, message):
         plans.IndexPlan(examples, batch)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
 def test_bad_seeds_are_refused(seed):
-    with pytest.raises(ValueError, match="seed must be at least 0"):
+    with pytest.raises((ValueError, TypeError), match="seed must be a"):
         plans.IndexPlan(np.arange(3), 2).indices(seed, 0)
 
 

@@ -40,9 +40,12 @@ with tfds.core.registered.skip_registration():
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate(0, 20), "test": self._generate(20, 30)}
+            return {
+                "train": self._generate_examples(0, 20),
+                "test": self._generate_examples(20, 30),
+            }
 
-        def _generate(self, start, stop):
+        def _generate_examples(self, start, stop):
             for i in range(start, stop):
                 yield (
                     i,
@@ -57,8 +60,8 @@ with tfds.core.registered.skip_registration():
     class Ragged(Shapes):
         name = "ragged"
 
-        def _generate(self, start, stop):
-            for i, example in super()._generate(start, stop):
+        def _generate_examples(self, start, stop):
+            for i, example in super()._generate_examples(start, stop):
                 yield i, {**example, "image": PIL.Image.fromarray(IMAGES[i][: 3 + i % 2])}
 
 
@@ -305,6 +308,7 @@ def test_jsonl(tmp_path):
         ([{"x": [1, 2], "label": 0}, {"x": [1], "label": 0}], "object 1 has shape \\(1,\\)"),
         ([{"x": [1, 2], "label": 0}, {"x": [[1], 2], "label": 0}], "object 1 has shape ragged"),
         ([{"x": 1, "label": 0}, {"x": "a", "label": 0}], "x must be all strings or all numbers"),
+        ([{"x": 2**31, "label": 0}], "x holds 2147483648, more than 32 bits"),
         ([{"x": None, "label": 0}], "x must be all strings or all numbers"),
         ([{"x": 1, "label": "a"}, {"x": 1, "label": 0}], "labels are partly strings"),
         ([], "no examples"),

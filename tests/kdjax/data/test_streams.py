@@ -19,8 +19,8 @@ VIEW = augment.compose(
     augment.random_crop(2),
     augment.random_flip(),
     augment.normalise((0.4, 0.5, 0.6), 0.25),
-    augment.additive_noise(0.1),
 )
+COLUMNS_ON_DEVICE = {name: jnp.asarray(column) for name, column in COLUMNS.items()}
 PLAN = plans.IndexPlan(np.arange(5, 85), 12)
 
 
@@ -48,11 +48,9 @@ def forms():
     }
 
 
-@pytest.mark.parametrize("seeds", [None, [0, 3]])
-def test_resident_and_host_read_batches_are_the_same_bits(seeds):
-    results = {}
-    for name, stream in forms().items():
-        results[name] = scanned(stream, stream.xs(0 if seeds is None else seeds, 4, 9), seeds)
+def test_resident_and_host_read_batches_are_the_same_bits():
+    seeds = [0, 3]
+    results = {name: scanned(s, s.xs(seeds, 4, 9), seeds) for name, s in forms().items()}
     for name in ("host", "both"):
         assert results[name].keys() == results["resident"].keys() == {"image", "label", "index"}
         for column, values in results["resident"].items():
@@ -75,16 +73,14 @@ def test_what_is_drawn_for_an_example_does_not_depend_on_its_place():
     index = np.array([7, 30, 8, 50, 11, 12], np.int32)
     order = np.array([3, 5, 0, 1, 4, 2])
     key = jax.random.key(5)
-    straight = stream.batch(COLUMNS_ON_DEVICE, {"index": index}, key)["image"]
-    moved = stream.batch(COLUMNS_ON_DEVICE, {"index": index[order]}, key)["image"]
+    batch = jax.jit(stream.batch)
+    straight = batch(COLUMNS_ON_DEVICE, {"index": index}, key)["image"]
+    moved = batch(COLUMNS_ON_DEVICE, {"index": index[order]}, key)["image"]
     np.testing.assert_array_equal(moved, straight[order])
-    alone = stream.batch(COLUMNS_ON_DEVICE, {"index": index[2:3]}, key)["image"]
+    alone = batch(COLUMNS_ON_DEVICE, {"index": index[2:3]}, key)["image"]
     np.testing.assert_array_equal(alone[0], straight[2])
-    other = stream.batch(COLUMNS_ON_DEVICE, {"index": index}, jax.random.key(6))["image"]
+    other = batch(COLUMNS_ON_DEVICE, {"index": index}, jax.random.key(6))["image"]
     assert (np.asarray(other) != np.asarray(straight)).any(axis=(1, 2, 3)).all()
-
-
-COLUMNS_ON_DEVICE = {name: jnp.asarray(column) for name, column in COLUMNS.items()}
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 80, 200])

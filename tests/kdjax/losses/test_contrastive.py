@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,14 @@ OWNERS = np.array([0, 0, 1, 1, 2, 2])
 PROBABILITIES = RNG.dirichlet(np.ones(3), SIZE)
 WHERE = np.array([True, False, True, True, True, False])
 TAU = 0.4
+COMPILER = {"xla_backend_optimization_level": 0}
 
 
 def double(loss, *arrays, **keywords):
+    """The loss in float64, compiled without optimisation: compiling is what these tests cost."""
+    run = jax.jit(lambda *chosen: loss(*chosen, **keywords), compiler_options=COMPILER)
     with jax.enable_x64(True):
-        return np.asarray(loss(*(jnp.asarray(x) for x in arrays), **keywords))
+        return np.asarray(run(*(jnp.asarray(x) for x in arrays)))
 
 
 def unit(x):
@@ -139,9 +144,8 @@ def test_masked_batch_is_the_smaller_batch_in_value_and_gradient(loss, arrays, k
         gradient, values = jax.grad(total, has_aux=True)(chosen[0])
         return jnp.concatenate([values[:, None], gradient], axis=1)
 
-    with jax.enable_x64(True):
-        masked = value_and_gradient(jnp.asarray(WHERE), *map(jnp.asarray, arrays))
-        kept = value_and_gradient(None, *(jnp.asarray(x[WHERE]) for x in arrays))
+    masked = double(value_and_gradient, WHERE, *arrays)
+    kept = double(functools.partial(value_and_gradient, None), *(x[WHERE] for x in arrays))
     wanted = np.zeros((SIZE, 5))
     wanted[WHERE] = kept
     np.testing.assert_allclose(masked, wanted, rtol=1e-9, atol=1e-13)
@@ -234,37 +238,34 @@ def test_transport_of_separated_batches_finds_the_matching():
 
 
 def test_transport_plan_has_uniform_marginals_and_a_cost_between_the_extremes():
-    with jax.enable_x64(True):
-        cost = 1 - jnp.asarray(unit(S) @ unit(T).T)
-        plan = contrastive._transport_plan(cost, jnp.ones(SIZE, bool), 0.3, 200)
+    cost = 1 - unit(S) @ unit(T).T
+    plan = double(lambda c: contrastive._transport_plan(c, jnp.ones(SIZE, bool), 0.3, 200), cost)
     np.testing.assert_allclose(np.sum(plan, axis=0), 1, rtol=1e-9)
     np.testing.assert_allclose(np.sum(plan, axis=1), 1, rtol=1e-9)
     value = np.mean(double(losses.transported_cost, S, T, epsilon=0.3, iterations=200))
-    np.testing.assert_allclose(value, np.sum(plan * np.asarray(cost)) / SIZE)
+    np.testing.assert_allclose(value, np.sum(plan * cost) / SIZE)
     loose = np.mean(double(losses.transported_cost, S, T, epsilon=1e4))
     np.testing.assert_allclose(loose, np.mean(cost), rtol=1e-3)
     assert value < loose
 
 
 def test_transport_of_a_masked_batch_is_that_of_the_smaller_batch():
-    masked = double(losses.transported_cost, S, T, where=jnp.asarray(WHERE))
+    masked = double(losses.transported_cost, S, T, where=WHERE)
     wanted = np.zeros(SIZE)
     wanted[WHERE] = double(losses.transported_cost, S[WHERE], T[WHERE])
     np.testing.assert_allclose(masked, wanted, rtol=1e-9)
 
 
 def test_gradient_of_transport_holds_the_plan():
-    with jax.enable_x64(True):
-        s, t = jnp.asarray(S), jnp.asarray(T)
-        cost = 1 - unit(S) @ unit(T).T
-        plan = contrastive._transport_plan(jnp.asarray(cost), jnp.ones(SIZE, bool), 0.1, 50)
+    cost = 1 - unit(S) @ unit(T).T
+    plan = double(lambda c: contrastive._transport_plan(c, jnp.ones(SIZE, bool), 0.1, 50), cost)
 
-        def with_plan(s):
-            cosines = (s / jnp.linalg.norm(s, axis=1, keepdims=True)) @ unit(T).T
-            return jnp.sum(plan * (1 - cosines))
+    def with_plan(s):
+        cosines = (s / jnp.linalg.norm(s, axis=1, keepdims=True)) @ unit(T).T
+        return jnp.sum(plan * (1 - cosines))
 
-        ours = jax.grad(lambda s: jnp.sum(losses.transported_cost(s, t)))(s)
-        np.testing.assert_allclose(ours, jax.grad(with_plan)(s), rtol=1e-9, atol=1e-12)
+    ours = double(jax.grad(lambda s, t: jnp.sum(losses.transported_cost(s, t))), S, T)
+    np.testing.assert_allclose(ours, double(jax.grad(with_plan), S), rtol=1e-9, atol=1e-12)
 
 
 def test_queue_similarity_is_the_definitions():
@@ -342,7 +343,7 @@ def test_absolute_boosting_is_the_definitions():
 @pytest.mark.parametrize("loss", [losses.relative_boosting, losses.absolute_boosting])
 def test_boosting_of_masked_pairs_is_that_of_the_smaller_matrix(loss):
     s, t = RNG.standard_normal((SIZE, SIZE)), RNG.standard_normal((SIZE, SIZE))
-    masked = double(loss, s, t, where=jnp.asarray(WHERE))
+    masked = double(loss, s, t, where=WHERE)
     wanted = np.zeros(SIZE)
     wanted[WHERE] = double(loss, s[WHERE][:, WHERE], t[WHERE][:, WHERE])
     np.testing.assert_allclose(masked, wanted)

@@ -408,6 +408,10 @@ def test_merge_refuses_a_leaf_against_a_subtree():
     assert adapters.merge({"a": {"b": 2}}, {}) == {"a": {"b": 2}}
 
 
+def descend(parameter, slope):
+    return parameter - 0.1 * slope
+
+
 def test_a_gradient_inside_a_gradient():
     for network in (
         adapters.from_linen(Normed(), couples=True),
@@ -421,8 +425,7 @@ def test_a_gradient_inside_a_gradient():
 
         @jax.jit
         def after_a_step(params, loss=loss):
-            inner = jax.grad(loss)(params)
-            return loss(jax.tree.map(lambda p, slope: p - 0.1 * slope, params, inner))
+            return loss(jax.tree.map(descend, params, jax.grad(loss)(params)))
 
         direction = jax.tree.map(jnp.ones_like, variables["params"])
         gradient = jax.grad(after_a_step)(variables["params"])

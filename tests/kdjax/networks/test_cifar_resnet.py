@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.networks import cifar_resnet, sizes
+from kdjax.networks import _layers, cifar_resnet, sizes
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
@@ -15,6 +15,9 @@ NAMES = ("stage1", "stage2", "stage3", "stage3_preactivation", "embedding")
 
 def small(**options):
     return cifar_resnet.resnet(5, depth=8, widths=(4, 4, 6, 8), **options)
+
+
+VARIABLES = jax.jit(small().init)(KEY, X)
 
 
 @pytest.mark.parametrize(
@@ -34,10 +37,13 @@ def small(**options):
     ],
 )
 def test_published_parameter_counts(name, parameters):
-    network = getattr(cifar_resnet, name)(100, features=NAMES)
-    assert sizes.count_parameters(sizes.variable_shapes(network, IMAGES)["params"]) == parameters
-    outputs = sizes.output_shapes(network, IMAGES)
-    wide = 4 if name.endswith("x4") else 1
+    shapes = sizes.variable_shapes(getattr(cifar_resnet, name)(100), IMAGES)
+    assert sizes.count_parameters(shapes["params"]) == parameters
+
+
+@pytest.mark.parametrize("name, wide", [("resnet8", 1), ("resnet8x4", 4)])
+def test_shapes_of_a_preset(name, wide):
+    outputs = sizes.output_shapes(getattr(cifar_resnet, name)(100, features=NAMES), IMAGES)
     assert outputs.logits.shape == (2, 100)
     assert outputs.features["stage1"].shape == (2, 32, 32, 16 * wide)
     assert outputs.features["stage2"].shape == (2, 16, 16, 32 * wide)
@@ -47,7 +53,7 @@ def test_published_parameter_counts(name, parameters):
 
 def test_features_and_head():
     network = small(features=NAMES)
-    variables = network.init(KEY, X)
+    variables = jax.tree.map(jnp.copy, VARIABLES)
     outputs, state = network.apply(variables, X, train=False, rngs={})
     features, head = outputs.features, variables["params"]["head"]
     np.testing.assert_array_equal(
@@ -63,7 +69,7 @@ def test_features_and_head():
 
 def test_a_block_without_its_second_convolution_is_its_shortcut():
     network = small(features=("stem", "stage1"))
-    variables = network.init(KEY, X)
+    variables = jax.tree.map(jnp.copy, VARIABLES)
     block = variables["params"]["stage1_block1"]
     block["conv2"] = jax.tree.map(jnp.zeros_like, block["conv2"])
     features = network.apply(variables, X, train=False, rngs={})[0].features
@@ -75,7 +81,7 @@ def test_a_block_without_its_second_convolution_is_its_shortcut():
 def test_statistics_of_the_batch():
     network = small()
     assert network.couples
-    variables = network.init(KEY, X)
+    variables = jax.tree.map(jnp.copy, VARIABLES)
 
     def logits(x, train):
         return network.apply(variables, x, train=train, rngs={})
@@ -93,7 +99,7 @@ def test_statistics_of_the_batch():
 
 def test_statistics_joined_over_a_mapped_axis_are_those_of_the_whole_batch():
     whole, parts = small(), small(axis_name="parts")
-    variables = whole.init(KEY, X)
+    variables = VARIABLES
     expected, state = whole.apply(variables, X, train=True, rngs={})
 
     def apply(x):
@@ -106,7 +112,7 @@ def test_statistics_joined_over_a_mapped_axis_are_those_of_the_whole_batch():
 
 def test_rematerialisation_changes_nothing_but_memory():
     networks = small(), small(remat=True)
-    variables = networks[0].init(KEY, X)
+    variables = VARIABLES
 
     def loss(params, network):
         outputs, state = network.apply({**variables, "params": params}, X, train=True, rngs={})
@@ -126,7 +132,7 @@ def test_rematerialisation_changes_nothing_but_memory():
 
 def test_half_precision_is_close():
     wide, half = small(), small(dtype=jnp.bfloat16, features=("stage1",))
-    variables = wide.init(KEY, X)
+    variables = VARIABLES
     exact = wide.apply(variables, X, train=False, rngs={})[0].logits
     outputs, _ = half.apply(variables, X, train=False, rngs={})
     _, state = half.apply(variables, X, train=True, rngs={})
@@ -139,3 +145,12 @@ def test_half_precision_is_close():
 def test_an_impossible_depth_is_refused():
     with pytest.raises(ValueError, match="6 n \\+ 2.*got 18"):
         cifar_resnet.resnet(10, depth=18).init(KEY, X)
+
+
+def test_kernels_are_drawn_with_the_variance_of_their_fan_out():
+    """And are what the usual initialiser draws, whatever the shape they are drawn in."""
+    shape = (3, 3, 16, 64)
+    usual = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    kernel = _layers.he_normal(KEY, shape)
+    np.testing.assert_allclose(kernel, jax.jit(usual, static_argnums=1)(KEY, shape), rtol=1e-5)
+    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.05)

@@ -12,7 +12,7 @@ X = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
 def test_features_parameters_and_precision():
     names = ("stage1", "stage2", "embedding")
     network = cnn.small_cnn(4, widths=(3, 5), hidden=7, features=names)
-    variables = network.init(jax.random.key(0), X)
+    variables = jax.jit(network.init)(jax.random.key(0), X)
     counts = 9 * 3 + 3, 9 * 3 * 5 + 5, 2 * 2 * 5 * 7 + 7, 7 * 4 + 4
     assert sizes.count_parameters(variables["params"]) == sum(counts)
     outputs, state = network.apply(variables, X, train=True, rngs={})
@@ -31,7 +31,7 @@ def test_features_parameters_and_precision():
 
 def test_a_stage_is_a_convolution_a_relu_and_a_maximum():
     network = cnn.small_cnn(4, widths=(3,), hidden=7, features=("stage1",))
-    variables = network.init(jax.random.key(0), X)
+    variables = jax.jit(network.init)(jax.random.key(0), X)
     stage = network.apply(variables, X, train=False, rngs={})[0].features["stage1"]
     kernel = np.float64(variables["params"]["conv1"]["kernel"])
     padded = np.pad(np.float64(X), ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -1,6 +1,7 @@
 """A fingerprint changes with everything that makes parameters what they are, and nothing else."""
 
 import hashlib
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ def test_order_of_a_dictionary_and_memory_do_not_count():
     backwards = {"c": TREE["c"], "a": {k: TREE["a"][k] for k in ("b", "w")}}
     assert list(backwards) != list(TREE)
     assert fingerprint(backwards) == fingerprint(TREE)
+    ordered = [OrderedDict(tree) for tree in (TREE, backwards)]
+    assert fingerprint(ordered[0]) == fingerprint(ordered[1]) == fingerprint(TREE)
     assert fingerprint(changed(w=np.asfortranarray(TREE["a"]["w"]))) == fingerprint(TREE)
 
 

@@ -13,7 +13,7 @@ X = jax.random.normal(jax.random.key(1), (5, 2, 3, 1))
 def test_it_is_the_formula():
     names = ("hidden1", "hidden2", "embedding")
     network = mlp.multilayer_perceptron(4, widths=(7, 5), features=names)
-    variables = network.init(KEY, X)
+    variables = jax.jit(network.init)(KEY, X)
     params = jax.tree.map(lambda x: np.float64(x) + 0.1, variables["params"])
     outputs, state = network.apply(
         {"params": jax.tree.map(jnp.float32, params)}, X, train=False, rngs={}
@@ -30,8 +30,8 @@ def test_it_is_the_formula():
 
 
 def test_parameters_and_a_linear_classifier():
-    count = sizes.count_parameters(mlp.multilayer_perceptron(4, widths=(7, 5)).init(KEY, X))
-    assert count == 6 * 7 + 7 + 7 * 5 + 5 + 5 * 4 + 4
+    shapes = sizes.variable_shapes(mlp.multilayer_perceptron(4, widths=(7, 5)), X)
+    assert sizes.count_parameters(shapes) == 6 * 7 + 7 + 7 * 5 + 5 + 5 * 4 + 4
     linear = mlp.multilayer_perceptron(4, widths=(), features=("embedding",))
     variables = linear.init(KEY, X)
     outputs, _ = linear.apply(variables, X, train=False, rngs={})
@@ -40,7 +40,7 @@ def test_parameters_and_a_linear_classifier():
 
 def test_dropout_by_key_and_in_training_only():
     network = mlp.multilayer_perceptron(4, widths=(64,), dropout=0.5)
-    variables = network.init(KEY, X)
+    variables = jax.jit(network.init)(KEY, X)
 
     def logits(train, seed=0):
         rngs = {"dropout": jax.random.key(seed)}
@@ -55,11 +55,12 @@ def test_dropout_by_key_and_in_training_only():
 def test_half_precision_is_close_and_its_logits_float32():
     wide = mlp.multilayer_perceptron(4, widths=(32, 32))
     half = mlp.multilayer_perceptron(4, widths=(32, 32), dtype=jnp.bfloat16, features=["hidden1"])
-    variables = wide.init(KEY, X)
+    variables = jax.jit(wide.init)(KEY, X)
     exact = wide.apply(variables, X, train=False, rngs={})[0].logits
     outputs = half.apply(variables, X, train=False, rngs={})[0]
     assert outputs.logits.dtype == jnp.float32
     assert outputs.features["hidden1"].dtype == jnp.bfloat16
     assert 0 < np.abs(outputs.logits - exact).max() < 0.02 * np.abs(exact).max()
-    narrow = mlp.multilayer_perceptron(4, param_dtype=jnp.bfloat16).init(KEY, X)["params"]
+    network = mlp.multilayer_perceptron(4, param_dtype=jnp.bfloat16)
+    narrow = sizes.variable_shapes(network, X)["params"]
     assert {p.dtype for p in jax.tree.leaves(narrow)} == {jnp.dtype(jnp.bfloat16)}

@@ -1,5 +1,7 @@
 """Vision transformers: published sizes, named features, attention without positions is a set."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,33 +17,40 @@ def small(**options):
     return vit.vision_transformer(5, width=16, depth=2, heads=2, patch=7, **options)
 
 
+VARIABLES = jax.jit(small().init)(KEY, X)
+
+
 @pytest.mark.parametrize(
-    "name, parameters, tokens, width, depth",
+    "name, parameters",
     # Published for 1000 classes at 224 pixels as 5.7, 22.1, 86.6, 88.2, 304.3 and 632.0 million.
     [
-        ("vit_tiny16", 5_717_416, 197, 192, 12),
-        ("vit_small16", 22_050_664, 197, 384, 12),
-        ("vit_small32", 22_878_952, 50, 384, 12),
-        ("vit_base16", 86_567_656, 197, 768, 12),
-        ("vit_base32", 88_224_232, 50, 768, 12),
-        ("vit_large16", 304_326_632, 197, 1024, 24),
-        ("vit_huge14", 632_045_800, 257, 1280, 32),
+        ("vit_tiny16", 5_717_416),
+        ("vit_small16", 22_050_664),
+        ("vit_small32", 22_878_952),
+        ("vit_base16", 86_567_656),
+        ("vit_base32", 88_224_232),
+        ("vit_large16", 304_326_632),
+        ("vit_huge14", 632_045_800),
     ],
 )
-def test_published_parameter_counts(name, parameters, tokens, width, depth):
+def test_published_parameter_counts(name, parameters):
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
-    last = f"block{depth}"
-    network = getattr(vit, name)(1000, features=(last, "embedding"))
-    assert sizes.count_parameters(sizes.variable_shapes(network, images)["params"]) == parameters
+    shapes = sizes.variable_shapes(getattr(vit, name)(1000), images)
+    assert sizes.count_parameters(shapes["params"]) == parameters
+
+
+def test_shapes_of_a_preset():
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    network = vit.vit_tiny16(1000, features=("block12", "embedding"))
     outputs = sizes.output_shapes(network, images)
     assert outputs.logits.shape == (2, 1000)
-    assert outputs.features[last].shape == (2, tokens, width)
-    assert outputs.features["embedding"].shape == (2, width)
+    assert outputs.features["block12"].shape == (2, 197, 192)
+    assert outputs.features["embedding"].shape == (2, 192)
 
 
 def test_small_images_and_features():
     network = small(features=("block1", "block2", "tokens", "cls", "embedding"))
-    variables = network.init(KEY, X)
+    variables = jax.tree.map(jnp.copy, VARIABLES)
     outputs, state = network.apply(variables, X, train=True, rngs={})
     assert state == {} and not network.couples
     features = outputs.features
@@ -57,7 +66,7 @@ def test_small_images_and_features():
 
 def test_without_positions_the_patches_are_a_set():
     network = small()
-    variables = network.init(KEY, X)
+    variables = jax.tree.map(jnp.copy, VARIABLES)
     patches = X.reshape(2, 4, 7, 4, 7, 1)
     moved = patches[:, ::-1][:, :, :, jnp.array([2, 0, 3, 1])].reshape(X.shape)
 
@@ -75,18 +84,29 @@ def test_without_positions_the_patches_are_a_set():
 
 
 def test_dropout_remat_and_precision():
-    variables = small().init(KEY, X)
+    variables = VARIABLES
 
+    @functools.cache
     def logits(train=True, **options):
-        apply = small(**options).apply
-        return np.asarray(apply(variables, X, train=train, rngs={"dropout": KEY})[0].logits)
+        apply = jax.jit(functools.partial(small(**options).apply, train=train))
+        return np.asarray(apply(variables, X, rngs={"dropout": KEY})[0].logits)
 
     plain = logits()
     np.testing.assert_allclose(logits(remat=True), plain, rtol=1e-4, atol=1e-5)
     dropped = logits(dropout=0.5)
     assert not np.allclose(dropped, plain, rtol=1e-2)
-    np.testing.assert_array_equal(logits(dropout=0.5), dropped)
-    np.testing.assert_array_equal(logits(train=False, dropout=0.5), plain)
+    np.testing.assert_array_equal(logits(train=False, dropout=0.5), logits(train=False))
+    # Either branch drops: the other one is silenced.
+    for name in ("attention", "dense2"):
+        silent = jax.tree.map(jnp.copy, VARIABLES)
+        for block in ("block1", "block2"):
+            branch = silent["params"][block][name]
+            silent["params"][block][name] = jax.tree.map(jnp.zeros_like, branch)
+        apply = jax.jit(
+            functools.partial(small(dropout=0.5).apply, rngs={"dropout": KEY}, train=True)
+        )
+        still = small().apply(silent, X, train=True, rngs={})[0].logits
+        assert not np.allclose(apply(silent, X)[0].logits, still, rtol=1e-2)
     half = logits(dtype=jnp.bfloat16)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - plain).max() < 0.05 * np.abs(plain).max()

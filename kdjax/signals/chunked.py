@@ -1,0 +1,300 @@
+r"""Divergences over vocabularies whose logits do not fit: token chunks, gradients formed on the way.
+
+Notation: tokens `[..., L]`, student hidden `[..., L, D]` and head `[D, V]`; a chunk is a slice of the
+axis L, so that batch axes in front of it stay sharded as they are. Only one chunk's logits exist at
+a time. While they are there, the gradients to the student's hidden states, head, bias, scale,
+softcap and to the hyperparameters are formed as well, those that are asked for and no others; the
+backward pass only scales them. A value without a gradient computes none of it.
+
+What is summed over chunks, the value and the gradients of head and bias, is held in at least
+float32. The head's gradient is added up in place, a few rows of `[D, V]` at a time: a product of the
+head's size would need as much again.
+
+The vocabulary axis of both heads (and biases) may be sharded: each device holds the logits of its
+own classes and the normalisers are reduced over the mesh. With tokens sharded too, call these under
+`shard_map` over the data axis: otherwise every chunk reduces the head's gradient over the mesh.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kdjax.losses import _arrays
+from kdjax.signals import signal as signals
+
+CHUNK = 64
+HEAD_ROWS = 64
+
+
+def chunked_divergence(
+    divergence,
+    student,
+    signal,
+    *,
+    temperature=1.0,
+    where=None,
+    chunk=CHUNK,
+    **hyperparameters,
+):
+    r"""(Σ T² · d(student, teacher), number of tokens), the student's logits never all in memory.
+
+    .. math:: \sum_l T^2\, d(q_l, p_l), \quad q_l = \operatorname{softmax}(z(h_l) / T)
+
+    with z the logits of `HiddenHead`; how a signal enters d is said in `kdjax.signals.signal`. The
+    total is that of `signal_divergence` on `logits_of(student)`, and of the function over logits that
+    goes with the core if the signal is dense.
+
+    Args:
+        divergence: a core of `kdjax.losses.divergences`, `d(log_q, log_p, **hyperparameters)`.
+        student: a `HiddenHead` with hidden `[..., L, D]` and head `[D, V]`.
+        signal: `Dense`, `HiddenHead`, `TopK` or `Sampled`, frozen: no gradient passes into it.
+        temperature: T > 0, a number or `[..., L]`. For `Sampled` it must be the signal's own.
+        where: `[..., L]` boolean; masked tokens count nothing, in value and gradient.
+        chunk: how many tokens are in memory at once. It need not divide anything. A chunk takes at
+            least one step of L, so as many tokens as the axes before it have together.
+        **hyperparameters: of the core, numbers or `[..., L]`; they may be traced.
+
+    Returns:
+        Two scalars in at least float32, as `total_and_count` has them. The gradient has the dtype of
+        what it is by. It is a reverse-mode gradient of the first order; there is no forward mode.
+
+    Raises:
+        TypeError: arrays that are not floating-point, classes that are not integers, a signal that
+        is none, a divergence that `Sampled` cannot give. ValueError: shapes, temperature, chunk,
+        hyperparameters.
+
+    >>> from kdjax.losses.divergences import kl_of_log_probs
+    >>> student = signals.HiddenHead(jnp.ones((3, 2)), jnp.zeros((2, 4)))
+    >>> teacher = signals.Dense(jnp.log(jnp.array([[1.0, 1.0, 1.0, 5.0]] * 3)))
+    >>> total, count = chunked_divergence(kl_of_log_probs, student, teacher, chunk=2)
+    >>> round((total / count).item(), 4), count.item()
+    (0.3128, 3.0)
+
+    Reference:
+        Hsu, Dai, Kothapalli, Song, Tang, Zhu, Shimizu, Sahni, Ning, Chen, "Liger Kernel: Efficient
+        Triton Kernels for LLM Training", 2024, forms the gradients of the head in the forward pass.
+    """
+    tokens, classes = _check_student(student)
+    signals.check(divergence, tokens, classes, signal, temperature, where, hyperparameters)
+
+    def values(logits, signal, where, hyper):
+        hyper = dict(hyper)
+        temperature = hyper.pop("temperature")
+        return signals.token_values(divergence, logits, signal, temperature, where, hyper)
+
+    hyper = {"temperature": temperature, **hyperparameters}
+    return _total_and_count(values, student, signal, hyper, where, chunk)
+
+
+def chunked_loss(loss, student, signal, *, where=None, chunk=CHUNK, **arguments):
+    """(Σ loss, number of tokens) of any per-token loss over logits, which are never all in memory.
+
+    For what is not a divergence of log-probabilities alone, such as `logit_cosine_distance`, or needs
+    labels, such as `minifinetuning_divergence`.
+
+    Args:
+        loss: `f(student_logits, teacher_logits, *, where, **arguments) -> [..., L]`.
+        student: a `HiddenHead` with hidden `[..., L, D]` and head `[D, V]`.
+        signal: `Dense` or `HiddenHead`, frozen: no gradient passes into it.
+        where: `[..., L]` boolean; masked tokens count nothing, in value and gradient.
+        chunk: how many tokens are in memory at once, as in `chunked_divergence`.
+        **arguments: the loss's further arrays and hyperparameters, numbers or `[..., L]`.
+
+    Returns:
+        Two scalars in at least float32, as `total_and_count` has them.
+
+    Raises:
+        TypeError: arrays that are not floating-point, a sparse signal. ValueError: shapes, chunk.
+
+    >>> from kdjax.losses import logit_cosine_distance
+    >>> student = signals.HiddenHead(jnp.ones((3, 2)), jnp.eye(2))
+    >>> teacher = signals.Dense(jnp.array([[1.0, -1.0]] * 3))
+    >>> chunked_loss(logit_cosine_distance, student, teacher)
+    (Array(3., dtype=float32), Array(3., dtype=float32))
+    """
+    tokens, classes = _check_student(student)
+    if not isinstance(signal, (signals.Dense, signals.HiddenHead)):
+        raise TypeError(f"signal must be Dense or HiddenHead, got {type(signal).__name__}")
+    signals.check_signal(signal, tokens, classes)
+    _arrays.check_where(where, tokens)
+    for name, value in arguments.items():
+        if jnp.ndim(value) and jnp.shape(value) != tokens:
+            raise ValueError(f"{name} must be a number or {tokens}, got {jnp.shape(value)}")
+
+    def values(logits, signal, where, hyper):
+        teacher = signals.logits_of(signals.kept(where, signal)).astype(logits.dtype)
+        return loss(logits, teacher, where=where, **hyper)
+
+    return _total_and_count(values, student, signal, arguments, where, chunk)
+
+
+def _check_student(student):
+    """The shape of the tokens and the number of classes of a student."""
+    if not isinstance(student, signals.HiddenHead):
+        raise TypeError(f"student must be a HiddenHead, got {type(student).__name__}")
+    signals.check_head("student", student)
+    return tuple(student.hidden.shape[:-1]), student.head.shape[-1]
+
+
+def _total_and_count(values, student, signal, hyper, where, chunk):
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    tokens = student.hidden.shape[:-1]
+    width = max(1, min(tokens[-1], chunk // max(1, math.prod(tokens[:-1]))))
+    # Python numbers stay what they are: a core leaves out what they switch off.
+    numbers = {k: v for k, v in hyper.items() if isinstance(v, (int, float))}
+    arrays = {k: jnp.asarray(v) for k, v in hyper.items() if k not in numbers}
+    moving = {k: v for k, v in arrays.items() if jnp.issubdtype(v.dtype, jnp.floating)}
+    fixed = {k: v for k, v in arrays.items() if k not in moving}
+    unscaled = isinstance(student.scale, (int, float)) and student.scale == 1
+    parts = dataclasses.asdict(student) | ({"scale": None} if unscaled else {})
+    parts = {f"student.{k}": jnp.asarray(v) for k, v in parts.items() if v is not None}
+
+    def chunk_values(logits, signal, where, hyper):
+        return values(logits, signal, where, {**numbers, **hyper})
+
+    frozen = jax.lax.stop_gradient((signal, fixed, where))
+    total = _total(chunk_values, width, {**parts, **moving}, frozen)
+    count = math.prod(tokens) if where is None else jnp.sum(where, dtype=total.dtype)
+    return total, jnp.asarray(count, total.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _total(values, width, inputs, frozen):
+    """The sum of `values` over chunks of `width`; `inputs`: by name, what may have a gradient."""
+    return _over_chunks(values, width, inputs, frozen, asked=())[0]
+
+
+def _total_forward(values, width, inputs, frozen):
+    asked = [name for name, x in inputs.items() if x.perturbed]
+    inputs, frozen = jax.tree.map(lambda x: x.value, (inputs, frozen), is_leaf=_is_primal)
+    total, gradients = _over_chunks(values, width, inputs, frozen, asked)
+    # Arrays without elements carry the dtypes to the backward pass.
+    dtypes = {name: jnp.zeros((0,), x.dtype) for name, x in inputs.items()}
+    return total, (gradients, dtypes)
+
+
+def _total_backward(values, width, formed, cotangent):
+    gradients, dtypes = formed
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        gradients = {}
+    scaled = {k: (x * cotangent).astype(dtypes[k].dtype) for k, x in gradients.items()}
+    return {name: scaled.get(name) for name in dtypes}, None
+
+
+def _is_primal(x):
+    return hasattr(x, "perturbed")
+
+
+_total.defvjp(_total_forward, _total_backward, symbolic_zeros=True)
+
+
+def _over_chunks(values, width, inputs, frozen, asked):
+    """The total, and its gradient by each of the inputs `asked`, summed in at least float32."""
+    hidden, head = inputs["student.hidden"], inputs["student.head"]
+    bias = inputs.get("student.bias")
+    length, axis = hidden.shape[-2], hidden.ndim - 2
+    by_chunk = {k for k, x in inputs.items() if k == "student.hidden" or _is_row(k, x)}
+    small = [name for name in inputs if name not in _READ_BY_MATMUL]
+
+    def step(index, carried):
+        total, gradients = carried
+        start = jnp.minimum(index * width, length - width)
+
+        def rows(x):
+            return jax.lax.dynamic_slice_in_dim(x, start, width, axis)
+
+        signal, fixed, where = _sliced(frozen, rows)
+        if length % width:
+            # The last window is moved back into the array; what it saw before counts once.
+            new = start + jnp.arange(width) >= index * width
+            new = jnp.broadcast_to(new, hidden.shape[:-2] + (width,))
+            where = new if where is None else where & new
+        h = _arrays.select(where, rows(hidden))
+        parameters = {k: rows(inputs[k]) if k in by_chunk else inputs[k] for k in small}
+
+        def chunk_total(raw, chosen):
+            named = {**parameters, **chosen}
+            hyper = {k: v for k, v in named.items() if not k.startswith("student.")} | fixed
+            cap = signals.HiddenHead(
+                h, head, None, named.get("student.scale", 1.0), named.get("student.softcap")
+            )
+            return jnp.sum(values(signals.capped(raw, cap), signal, where, hyper))
+
+        raw = signals.raw_logits(h, head, bias)
+        if not asked:
+            return total + chunk_total(raw, {}), gradients
+        value, backward = jax.vjp(
+            chunk_total, raw, {k: parameters[k] for k in small if k in asked}
+        )
+        by_raw, by_small = backward(jnp.ones_like(value))
+        formed = dict(gradients)
+        for name in asked:
+            if name == "student.head":
+                formed[name] = _add_outer(gradients[name], h, by_raw)
+            elif name == "student.bias":
+                formed[name] += jnp.sum(by_raw, axis=tuple(range(by_raw.ndim - 1)))
+            else:
+                new = _by_hidden(by_raw, head) if name == "student.hidden" else by_small[name]
+                if name in by_chunk:
+                    new = new + rows(formed[name])
+                    formed[name] = jax.lax.dynamic_update_slice_in_dim(
+                        formed[name], new.astype(formed[name].dtype), start, axis
+                    )
+                else:
+                    formed[name] += new
+        return total + value, formed
+
+    dtype = jnp.promote_types(jnp.promote_types(hidden.dtype, head.dtype), jnp.float32)
+    zeros = {k: jnp.zeros(inputs[k].shape, _raised(inputs[k].dtype)) for k in asked}
+    return jax.lax.fori_loop(0, -(-length // width), step, (jnp.zeros((), dtype), zeros))
+
+
+_READ_BY_MATMUL = ("student.hidden", "student.head", "student.bias")
+
+
+def _is_row(name, x):
+    """Whether an input is a hyperparameter with a value for each token."""
+    return not name.startswith("student.") and x.ndim > 0
+
+
+def _sliced(frozen, rows):
+    signal, fixed, where = frozen
+    if isinstance(signal, signals.HiddenHead):
+        signal = dataclasses.replace(signal, hidden=rows(signal.hidden))
+    else:
+        signal = jax.tree.map(rows, signal)
+    fixed = {k: rows(x) if x.ndim else x for k, x in fixed.items()}
+    return signal, fixed, None if where is None else rows(where)
+
+
+def _by_hidden(by_raw, head):
+    """[..., V] and [D, V] -> [..., D]."""
+    return jax.lax.dot_general(
+        by_raw,
+        head,
+        (((by_raw.ndim - 1,), (1,)), ((), ())),
+        preferred_element_type=by_raw.dtype,
+    )
+
+
+def _add_outer(total, h, by_raw):
+    """total + hᵀ by_raw, `[D, V]`, a few rows at a time: the product itself is never whole."""
+    summed = tuple(range(h.ndim - 1))
+    for first in range(0, total.shape[0], HEAD_ROWS):
+        last = min(first + HEAD_ROWS, total.shape[0])
+        product = jax.lax.dot_general(
+            h[..., first:last],
+            by_raw,
+            ((summed, summed), ((), ())),
+            preferred_element_type=total.dtype,
+        )
+        total = total.at[first:last].add(product)
+    return total
+
+
+def _raised(dtype):
+    return jnp.promote_types(dtype, jnp.float32)

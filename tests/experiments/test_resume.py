@@ -1,0 +1,126 @@
+"""Kills for real, at the worst moments: the same command ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdjax.report.results import read_results
+from kdjax.report.writers import read_metrics
+from tools import checkpoint
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+def run(home, workdir, point="never", *flags):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(home),
+        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "XLA_FLAGS": "",
+    }
+    command = [
+        sys.executable, HERE / "killed.py", point, "experiments.distill",
+        f"--config={HERE / 'small_config.py'}", f"--workdir={workdir}", *flags,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def digests(workdir):
+    rows = [checkpoint.describe(row) for row in checkpoint.rows(workdir / "checkpoints")]
+    return {row["row"]: (row["step"], row["sha256"]) for row in rows}
+
+
+def measured(workdir):
+    """What must be equal: everything measured but the time it took."""
+    rows = read_results(workdir / "results.json")
+    return [{k: v for k, v in row["metrics"].items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(home):
+    done = run(home, home / "whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home / "whole"
+
+
+def steps(workdir, row):
+    folder = workdir / "checkpoints" / row
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_five_kills_in_a_row_change_nothing(home, whole):
+    workdir = home / "killed"
+
+    def kill(point):
+        done = run(home, workdir, point)
+        assert done.returncode == -signal.SIGKILL, (point, done.stderr[-3000:])
+
+    kill("before_first_save")
+    assert steps(workdir, "teacher") == []
+    kill("while_writing")
+    rows = [row for row in ("teacher", "alone") if steps(workdir, row)]
+    assert any("tmp" in name for name in steps(workdir, rows[-1]))
+    kill("before_retention")
+    assert [n for n in steps(workdir, "alone") if n.isdigit()] == ["10", "20", "30"]
+    kill("in_final_evaluation")
+    assert not (workdir / "results.json").exists()
+    kill("while_writing_report")
+    assert (workdir / "results.json").exists() and not (workdir / "report.html").exists()
+
+    done = run(home, workdir)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(workdir) == digests(whole)
+    assert measured(workdir) == measured(whole)
+    assert (workdir / "report.html").read_text().rstrip().endswith("</html>")
+    lines = [(c["row"], c["split"], c["step"]) for c in read_metrics(workdir / "metrics.jsonl")]
+    assert len(lines) == len(set(lines))
+    assert sorted(lines) == sorted(
+        (c["row"], c["split"], c["step"]) for c in read_metrics(whole / "metrics.jsonl")
+    )
+
+
+def test_sigterm_saves_exits_zero_and_goes_on(home, whole):
+    workdir = home / "terminated"
+    done = run(home, workdir, "sigterm")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the same command goes on from here" in done.stderr
+    assert not (workdir / "results.json").exists()
+    assert run(home, workdir).returncode == 0
+    assert digests(workdir) == digests(whole)
+
+
+def test_another_config_is_refused_and_nothing_is_lost(home, whole):
+    before = digests(whole)
+    done = run(home, whole, "never", "--config.run.batch=8")
+    assert done.returncode == 2 and "run.batch: 16 there, 8 now" in done.stderr
+    done = run(home, whole, "never", "--config.run.steps=40")
+    assert done.returncode == 2 and "More steps are allowed with --extend" in done.stderr
+    assert digests(whole) == before
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(home, whole):
+    """The teacher's row is trained again with another seed of the digits' own order."""
+    workdir = home / "other_teacher"
+    subprocess.run(["cp", "-r", whole, workdir], check=True)
+    subprocess.run(["rm", "-r", workdir / "checkpoints" / "teacher"], check=True)
+    config = json.loads((workdir / "config.json").read_text())
+    config["run"]["teacher"]["steps"] = 10
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = run(home, workdir, "never", "--config.run.teacher.steps=10")
+    assert done.returncode == 2 and "was trained with another teacher" in done.stderr
+    assert digests(workdir)["alone"] == digests(whole)["alone"]
