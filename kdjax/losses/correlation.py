@@ -51,7 +51,7 @@ def inter_class_relation(
 def intra_class_relation(
     student_logits, teacher_logits, *, temperature=1.0, epsilon=0.0, where=None
 ):
-    r"""T² · (1 - Pearson correlation) of the two columns of a class, over the examples of the batch.
+    r"""T² · (1 - Pearson correlation) of the two columns of a class, over the batch.
 
     .. math:: T^2 (1 - \rho(Q_{:, c}, P_{:, c}))
 

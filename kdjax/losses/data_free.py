@@ -10,7 +10,7 @@ from kdjax.losses import _arrays
 
 
 def one_hot_cross_entropy(teacher_logits, *, where=None):
-    r"""Cross-entropy of the teacher's prediction with its own most likely class: how far from one-hot.
+    r"""Cross-entropy of the teacher with its own most likely class: how far it is from one-hot.
 
     .. math:: -\log \max_c p_c
 

@@ -50,7 +50,7 @@ def standardise_logits(logits, *, epsilon=1e-7):
 
 
 def probability_shift(teacher_logits, labels):
-    r"""The logits of the label and of the most likely class exchanged: a teacher that is never wrong.
+    r"""The logits of label and most likely class exchanged: a teacher that is never wrong.
 
     .. math:: t'_y = t_{\hat y}, \quad t'_{\hat y} = t_y, \quad \hat y = \arg\max_c t_c
 
@@ -83,7 +83,7 @@ def probability_shift(teacher_logits, labels):
 
 
 def permute_other_classes(teacher_logits, order):
-    r"""The arg max where it is and the other logits in another order: a teacher without similarities.
+    r"""The arg max in its place, the other logits in another order: no similarities of classes.
 
     .. math:: t'_{\hat y} = t_{\hat y}, \quad t'_c = t_{\pi(c)} \text{ for } c \ne \hat y
 

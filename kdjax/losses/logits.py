@@ -1,5 +1,4 @@
-"""Losses between the class logits of a student and of a teacher, row by row, beside the
-divergences.
+"""Losses between the class logits of a student and of a teacher, row by row.
 
 Notation: `s` and `t` are student and teacher logits of shape `[..., C]`, q = softmax(s / T) and
 p = softmax(t / T), y an integer label of shape `[...]`, and the result has shape `[...]`: rows are
@@ -179,7 +178,7 @@ def logit_distance(student_logits, teacher_logits, *, where=None):
 
 
 def target_class_divergence(student_logits, teacher_logits, labels, *, temperature=1.0, where=None):
-    r"""T² · KL(teacher ‖ student) of "is it the label's class or not": the first part of decoupled KD.
+    r"""T² · KL(teacher ‖ student) of "is it the label's class": the target part of DKD.
 
     .. math:: T^2 \Big( p_y \log \frac{p_y}{q_y} + (1 - p_y) \log \frac{1 - p_y}{1 - q_y} \Big)
 
@@ -215,7 +214,7 @@ def target_class_divergence(student_logits, teacher_logits, labels, *, temperatu
 def non_target_class_divergence(
     student_logits, teacher_logits, labels, *, temperature=1.0, where=None
 ):
-    r"""T² · KL(teacher ‖ student) over the classes that are not the label's: the second part of DKD.
+    r"""T² · KL(teacher ‖ student) over the classes other than the label: the rest of DKD.
 
     .. math:: T^2 \sum_{c \ne y} \hat p_c \log \frac{\hat p_c}{\hat q_c},
         \quad \hat p_c = \frac{p_c}{1 - p_y}
@@ -280,8 +279,8 @@ def decoupled_divergence(
     Array([0.1308], dtype=float32)
 
     Reference:
-        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022. The authors used α =
-        1, T = 4 and, by the pair of networks, β from 2 to 8 on CIFAR-100 (T = 1, β = 0.5 on
+        Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022. The authors used
+        α = 1, T = 4 and, by the pair of networks, β from 2 to 8 on CIFAR-100 (T = 1, β = 0.5 on
         ImageNet), with 20 epochs of warm-up.
     """
     _arrays.check_not_negative(alpha=alpha, beta=beta)
@@ -296,7 +295,7 @@ def decoupled_divergence(
 def normalised_soft_cross_entropy(
     student_logits, teacher_logits, labels, *, gamma=1.5, temperature=1.0, where=None
 ):
-    r"""Cross-entropies H(teacher, student) of the target class (T = 1) and, with T², of the rest: NKD.
+    r"""H(teacher, student) of the target class (T = 1) and, times T², of the rest: normalised KD.
 
     .. math:: -p_y^{(1)} \log q_y^{(1)} - \gamma T^2 \sum_{c \ne y} \hat p_c \log \hat q_c
 

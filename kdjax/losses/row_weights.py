@@ -147,7 +147,7 @@ def _bias_weights(s, t, labels):
     """1 - exp(-CE(s) / CE(t)) at T = 1."""
     student, teacher = (-_arrays.at_label(_arrays.log_softmax(x), labels) for x in (s, t))
     possible = jnp.isfinite(teacher)
-    # The constant is the published one: it bounds the ratio for a teacher that is sure of the label.
+    # The constant is the published one: it bounds the ratio for a teacher sure of the label.
     ratio = jnp.where(possible, student, 0) / (jnp.where(possible, teacher, 1) + 1e-7)
     return -jnp.expm1(-ratio)
 

@@ -33,8 +33,8 @@ def virtual_teacher_divergence(
         TypeError: logits that are not floating-point, labels that are not integers.
         ValueError: shapes, temperature, probability.
 
-    >>> s = jnp.array([[0.0, 0.0]])
-    >>> virtual_teacher_divergence(s, jnp.array([0]), correct_probability=1.0, temperature=1.0).round(4)
+    >>> s, y = jnp.array([[0.0, 0.0]]), jnp.array([0])
+    >>> virtual_teacher_divergence(s, y, correct_probability=1.0, temperature=1.0).round(4)
     Array([0.1109], dtype=float32)
 
     Reference:
@@ -65,7 +65,7 @@ def corrected_teacher_divergence(
     temperature=20.0,
     where=None,
 ):
-    r"""T² · KL(corrected teacher ‖ student): the smoothed label stands in where the teacher is wrong.
+    r"""T² · KL(corrected teacher ‖ student): the smoothed label stands in where it is wrong.
 
     .. math:: T^2 \, \mathrm{KL}(r \,\|\, q), \quad
         r = p \text{ if } \arg\max_c t_c = y, \text{ else } u
@@ -215,7 +215,7 @@ def guided_squared_error(student_logits, teacher_logits, labels, *, alpha=0.35, 
 
 
 def _own_soft_labels(log_q, log_r, labels, where):
-    """(w `[B]`, z `[B, C]`) without gradient: the target's weight, and Zipf's law over the others."""
+    """(w `[B]`, z `[B, C]`) without gradient: the target's weight, Zipf's law over the others."""
     log_q, log_r = jax.lax.stop_gradient((log_q, log_r))
     log_q_y, r = _arrays.at_label(log_q, labels), jnp.exp(log_r)
     squares = jnp.exp(2 * log_q_y)

@@ -67,7 +67,7 @@ def weighted_teachers_divergence(
 def partitioned_divergence(
     student_logits, teacher_logits, initial_logits, *, temperature=1.0, where=None
 ):
-    r"""T² · KL(teacher or initial student ‖ student), from whichever is more confident on the example.
+    r"""T² · KL(teacher or initial student ‖ student), from whichever is more confident.
 
     .. math:: T^2 \, \mathrm{KL}(r \,\|\, q), \quad
         r = p_t \text{ if } \max_c p_t^{(1)} > \max_c p_0^{(1)}, \text{ else } p_0
@@ -104,7 +104,7 @@ def partitioned_divergence(
 def labelled_partitioned_divergence(
     student_logits, teacher_logits, initial_logits, labels, *, temperature=1.0, where=None
 ):
-    r"""T² · KL(teacher or initial student ‖ student), from whichever gives the label more probability.
+    r"""T² · KL(teacher or initial student ‖ student), from whichever knows the label better.
 
     .. math:: T^2 \, \mathrm{KL}(r \,\|\, q), \quad
         r = p_t \text{ if } p_{t,y}^{(1)} > p_{0,y}^{(1)}, \text{ else } p_0
@@ -143,7 +143,7 @@ def labelled_partitioned_divergence(
 def entropy_weighted_divergence(
     student_logits, teacher_logits, *, emphasis=2.0, temperature=4.0, where=None
 ):
-    r"""T² · (a KL(teacher ‖ student) + b KL(student ‖ teacher)), the direction raised by the entropies.
+    r"""T² · (a KL(teacher ‖ student) + b KL(student ‖ teacher)), raised by the entropies.
 
     .. math:: (a, b) = (\delta, 1) \text{ if } H(q) < H(p), \text{ else } (1, \delta)
 
@@ -279,7 +279,7 @@ def hardest_negative_divergence(student_logits, experts_logits, labels, *, where
 def fused_spatial_divergence(
     student_map, teacher_map, teacher_logits, *, spatial_share, temperature=1.0, where=None
 ):
-    r"""T² · KL(teacher ‖ student) at every position, the teacher's local logits mixed with its global.
+    r"""T² · KL(teacher ‖ student) at every position, the teacher's logits mixed with its global.
 
     .. math:: T^2 \, \mathrm{KL}\big(\operatorname{softmax}((r t_{hw} + (1 - r) \bar t) / T)
         \,\|\, q_{hw}\big)
@@ -336,7 +336,7 @@ def centred_cross_entropy(
     teacher_temperature=0.04,
     where=None,
 ):
-    r"""H(teacher, student) with a centred, sharpened teacher, without T²: self-distillation of views.
+    r"""H(teacher, student) with a centred, sharpened teacher, without T²: views of one image.
 
     .. math:: -\sum_c \operatorname{softmax}((t - m) / T_t)_c \log \operatorname{softmax}(s / T_s)_c
 

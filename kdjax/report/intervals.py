@@ -17,34 +17,62 @@ class Interval(NamedTuple):
 
 
 def paired_interval(values: Sequence[float], baseline: Sequence[float], *, level=0.95) -> Interval:
-    """The t interval of the mean of `values - baseline`, pair by pair (the same seeds in order).
+    r"""The t interval of the mean of `values - baseline`, pair by pair (the same seeds in order).
 
-    >>> paired_interval([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])
-    Interval(mean=2.0, low=-0.484137711719, high=4.484137711719)
+    .. math::
+        \bar d \pm t_{n-1,\,(1 + \mathrm{level})/2}\; s_d / \sqrt{n}
+
+    Args:
+        values: `[n]`.
+        baseline: `[n]`.
+        level: the coverage, between 0 and 1.
+
+    Returns:
+        The mean difference and both bounds; the bounds are nan for one pair.
+
+    Raises:
+        ValueError: sequences that are empty or of different lengths.
+
+    >>> [round(bound, 3) for bound in paired_interval([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])]
+    [2.0, -0.484, 4.484]
     """
-    differences = _differences(values, baseline)
-    mean = float(differences.mean())
-    if len(differences) < 2:
+    mean, error, freedom = _mean_and_error(values, baseline)
+    if not freedom:
         return Interval(mean, math.nan, math.nan)
-    error = differences.std(ddof=1) / math.sqrt(len(differences))
-    half = float(stats.t.ppf(0.5 + level / 2, len(differences) - 1) * error)
-    return Interval(mean, round(mean - half, 12), round(mean + half, 12))
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * error
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_p_value(values: Sequence[float], baseline: Sequence[float]) -> float:
-    """The two-sided p-value of the paired t test; 1 where all differences are zero."""
-    differences = _differences(values, baseline)
-    if not differences.any():
-        return 1.0
-    if len(differences) < 2:
+    """The two-sided p-value of the paired t test.
+
+    Args:
+        values: `[n]`.
+        baseline: `[n]`.
+
+    Returns:
+        The p-value: 1 where all differences are zero, 0 where they are all the same and not zero,
+        nan for one pair.
+
+    Raises:
+        ValueError: sequences that are empty or of different lengths.
+
+    >>> round(paired_p_value([2.0, 3.0, 4.0], [1.0, 1.0, 1.0]), 4)
+    0.0742
+    """
+    mean, error, freedom = _mean_and_error(values, baseline)
+    if not freedom:
         return math.nan
-    if differences.std() == 0:
-        return 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    if error == 0:
+        return 0.0 if mean else 1.0
+    return float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given.
+    r"""Holm's adjusted p-values, in the order given.
+
+    With the `m` values sorted, the i-th becomes the largest of :math:`(m - j + 1)\, p_{(j)}` over
+    :math:`j \le i`, and at most 1. A nan stays nan and counts as one of the `m`.
 
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
 
@@ -56,11 +84,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scaled = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(scaled, 1.0)
-    return [round(float(x), 12) for x in adjusted]
+    return adjusted.tolist()
 
 
-def _differences(values, baseline):
+def _mean_and_error(values, baseline):
+    """(mean difference, its standard error, degrees of freedom)."""
     values, baseline = np.asarray(values, float), np.asarray(baseline, float)
     if values.shape != baseline.shape or values.ndim != 1 or not len(values):
         raise ValueError(f"values {values.shape} and baseline {baseline.shape} must be paired")
-    return values - baseline
+    differences = values - baseline
+    n = len(differences)
+    error = float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return float(differences.mean()), error, n - 1

@@ -283,17 +283,23 @@ def _by_hidden(by_raw, head):
 
 def _add_outer(total, h, by_raw):
     """total + hᵀ by_raw, `[D, V]`, a few rows at a time: the product itself is never whole."""
-    summed = tuple(range(h.ndim - 1))
-    for first in range(0, total.shape[0], HEAD_ROWS):
-        last = min(first + HEAD_ROWS, total.shape[0])
+    size, axis = total.shape[0], h.ndim - 1
+    rows = min(HEAD_ROWS, size)
+    summed = tuple(range(axis))
+
+    def add(index, total):
+        start = jnp.minimum(index * rows, size - rows)
+        some = jax.lax.dynamic_slice_in_dim(h, start, rows, axis)
+        if size % rows:
+            new = start + jnp.arange(rows) >= index * rows
+            some = jnp.where(new.reshape((1,) * axis + (rows,)), some, jnp.zeros_like(some))
         product = jax.lax.dot_general(
-            h[..., first:last],
-            by_raw,
-            ((summed, summed), ((), ())),
-            preferred_element_type=total.dtype,
+            some, by_raw, ((summed, summed), ((), ())), preferred_element_type=total.dtype
         )
-        total = total.at[first:last].add(product)
-    return total
+        product += jax.lax.dynamic_slice_in_dim(total, start, rows, 0)
+        return jax.lax.dynamic_update_slice_in_dim(total, product, start, 0)
+
+    return jax.lax.fori_loop(0, -(-size // rows), add, total)
 
 
 def _raised(dtype):

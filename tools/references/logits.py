@@ -385,7 +385,7 @@ def _corrected_multi_level(x, h):
 @covers(
     "mlkd_full_forward",
     "lskd_mlkd_full_stand",
-    quirk="masks scale a batch mean instead of choosing rows; T = 2, 6 of the strong view use the weak",
+    quirk="masks scale a batch mean, they choose no rows; T = 2, 6 of the strong view use the weak",
     corrected=_corrected_multi_level,
 )
 def multi_level(x, h):

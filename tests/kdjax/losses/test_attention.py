@@ -34,6 +34,13 @@ def test_attention_transfer_ignores_scale_sign_and_order_of_channels():
     close(losses.attention_transfer(-1e3 * STUDENT, 1e-9 * TEACHER[..., ::-1]), wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-15, 1e12])
+def test_powers_of_tiny_and_huge_maps_neither_vanish_nor_overflow(scale):
+    scaled = np.float32(scale) * STUDENT
+    wanted = losses.attention_transfer(STUDENT, TEACHER, power=4.0)
+    close(losses.attention_transfer(scaled, TEACHER, power=4.0), wanted, rtol=1e-4)
+
+
 def test_attention_transfer_allows_other_widths_but_not_other_sizes():
     close(losses.attention_transfer(STUDENT, np.tile(STUDENT, 2)), np.zeros(4), atol=1e-6)
     with pytest.raises(ValueError, match="teacher_maps"):

@@ -67,6 +67,20 @@ def test_singular_vector_flow_ignores_sign_and_scale_of_every_map():
     close(ours, losses.singular_vector_flow(A_S, A_T, SMALL_S, SMALL_T), rtol=1e-4)
 
 
+def test_map_of_zeros_has_no_singular_vectors():
+    def first(maps):
+        v = vectors(maps, 1)[0][0]
+        return v * (-1 if v.sum() < 0 else 1)
+
+    # The student equals the teacher at the later layer and is zero at the earlier one.
+    value = losses.singular_vector_flow(0 * A_S, A_T, SMALL_T, SMALL_T)
+    later, earlier = np.stack([first(x) for x in SMALL_T]), np.stack([first(x) for x in A_T])
+    relations = [
+        np.exp(-((later[:, :, None] - x[:, None, :]) ** 2) / 8) for x in (0 * earlier, earlier)
+    ]
+    close(value, ((relations[0] - relations[1]) ** 2).sum((1, 2)), rtol=1e-4)
+
+
 def test_derivative_of_singular_vectors_is_the_derivative():
     with jax.enable_x64(True):
         maps = [jnp.asarray(x[:1], jnp.float64) for x in (A_S, A_T, SMALL_S, SMALL_T)]

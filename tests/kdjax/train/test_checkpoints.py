@@ -83,9 +83,8 @@ def damage_record(step):
 
 def damage_value(step):
     """A record that is sound JSON and tells another sha256."""
-    for file in (step / "record").iterdir():
-        record = json.loads(file.read_text())
-        file.write_text(json.dumps({**record, "sha256": "0" * 64}))
+    (file,) = (f for f in (step / "record").iterdir() if "sha256" in f.read_text())
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sha256": "0" * 64}))
 
 
 @pytest.mark.parametrize("damage", [damage_bit, damage_cut, damage_record, damage_value])
