@@ -36,9 +36,8 @@ def activation_boundary(student_features, teacher_features, *, margin=1.0, where
 
     Reference:
         Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by
-        Hidden Neurons", 2019. Margin 1; each stage counts half of the next deeper one, and the sum
-        over the batch is divided by 1000 B and weighted 3 beside the cross-entropy, or initialises
-        the student alone.
+        Hidden Neurons", 2019. Margin 1; each stage counts half of the next deeper one. The loss
+        initialises the student, before classification is trained.
     """
     f_s, f_t = _pre_activations(student_features, teacher_features, where)
     _arrays.check_not_negative(margin=margin)

@@ -160,7 +160,7 @@ def attention_guided_distance(
     Reference:
         Zhang, Ma, "Improve Object Detection with Feature-based Knowledge Distillation: Towards
         Accurate and Efficient Detectors", 2021. Attentions are softmax of mean absolute values at
-        T = 0.5; weights 7e-5 for this, 4e-3 for attention, 7e-5 for relations (one-stage detectors).
+        T = 0.5; weights 7e-5 for this, 4e-3 for attention, 7e-5 for relations (two-stage detectors).
     """
     a_s, a_t = _maps.aligned(where, student_maps=student_maps, teacher_maps=teacher_maps)
     _arrays.check_same_shape(student_maps=a_s, teacher_maps=a_t)

@@ -32,7 +32,7 @@ def channel_correlation(student_maps, teacher_maps, *, where=None):
 
     Reference:
         Liu, Huang, Lin, Xie, Wang, Chang, Liang, "Exploring Inter-Channel Correlation for
-        Diversity-Preserved Knowledge Distillation", 2021. Weight 2.5 on ImageNet, on the last map.
+        Diversity-Preserved Knowledge Distillation", 2021: on the last map for classification.
     """
     a_s, a_t = _maps.aligned(where, student_maps=student_maps, teacher_maps=teacher_maps)
     _arrays.check_same_shape(student_maps=a_s, teacher_maps=a_t)

@@ -87,7 +87,7 @@ def singular_vector_flow(
 
     Reference:
         Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition",
-        2018. k = 1, with a weight that decays over training.
+        2018. k = 1.
     """
     a_s, a_t = _maps.aligned(where, student_maps=student_maps, teacher_maps=teacher_maps)
     b_s, b_t = _maps.aligned(

@@ -34,7 +34,7 @@ def neuron_selectivity(student_maps, teacher_maps, *, where=None):
 
     Reference:
         Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017.
-        Weight 50 for this kernel (the sum's half), on the last map.
+        The authors add λ / 2 times this on the last map, with λ = 50 for this kernel.
     """
     a_s, a_t = _maps.aligned(where, student_maps=student_maps, teacher_maps=teacher_maps)
     s, t = (_arrays.unit(_maps.pixels(x), axis=1) for x in (a_s, a_t))

@@ -197,8 +197,8 @@ def candidate_ranking(student_scores, teacher_scores, *, margin=0.01, where=None
 
     Reference:
         Liu, Liu, Radev, Neubig, "BRIO: Bringing Order to Abstractive Summarization", 2022. Ravi,
-        Chandak, Taneja, Shwartz use it in "Small But Funny: A Feedback-Driven Approach to Humor
-        Distillation", 2024, with λ one over the mean length of an answer.
+        Huber, Shrivastava, Shwartz, Einolghozati, "Small But Funny: A Feedback-Driven Approach to
+        Humor Distillation", 2024, use it with λ one over the mean length of an answer.
     """
     f, ranks = _arrays.floating(student_scores=student_scores, teacher_scores=teacher_scores)
     _arrays.check_rank(2, student_scores=f)

@@ -27,8 +27,8 @@ INK, SOFT, LINE = "#010203", "#040506", "#070809"
 PAGE = {INK: "currentColor", SOFT: "var(--soft)", LINE: "var(--line)"}
 
 WIDTH, HEIGHT = 5.0, 3.0
-SETTINGS = {
-    "font.size": 9.5,
+SETTINGS: dict[Any, Any] = {
+    "font.size": 10,
     "text.color": INK, "text.parse_math": False,
     "axes.edgecolor": SOFT, "axes.labelcolor": INK, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False,
@@ -52,9 +52,9 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     return {name: every[i % len(every)] for i, name in enumerate(names)}
 
 
-def gains(gains: Gains, looks: Mapping[str, Look]) -> str:
+def gains(column: Gains, looks: Mapping[str, Look]) -> str:
     """Dot and whisker: the mean gain of every row with its interval, against a line at zero."""
-    shown = {name: gain for name, gain in gains.intervals.items() if np.isfinite(gain.mean)}
+    shown = {name: gain for name, gain in column.intervals.items() if np.isfinite(gain.mean)}
     with matplotlib.rc_context(SETTINGS):
         figure = Figure((WIDTH, max(HEIGHT, 0.3 * len(shown) + 0.8)), layout="constrained")
         axes = figure.subplots()
@@ -68,10 +68,10 @@ def gains(gains: Gains, looks: Mapping[str, Look]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        unit = " (percentage points)" if gains.percent else ""
-        axes.set_xlabel(f"gain in {gains.heading} over {gains.baseline}{unit}")
+        unit = " (percentage points)" if column.percent else ""
+        axes.set_xlabel(f"gain in {column.heading} over {column.baseline}{unit}")
         return _svg(
-            figure, f"{gains.heading}: gain over {gains.baseline} by row, with its interval"
+            figure, f"{column.heading}: gain over {column.baseline} by row, with its interval"
         )
 
 
@@ -107,6 +107,7 @@ def curves(
         axes.grid(axis="x", visible=False)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlim(left=0)
         axes.set(xlabel="training step", ylabel=label)
         lowest = min((points[2].min() for points in series.values()), default=0.0)
         if log and lowest > 0:

@@ -26,7 +26,10 @@ from kdjax.losses import _arrays
 from kdjax.signals import signal as signals
 
 CHUNK = 64
+# How many rows of the head's gradient are formed at once, and how many tokens (at least, and times
+# the vocabulary) go through the divergence at once: the smallest with which neither costs time.
 HEAD_ROWS = 64
+STRIP, STRIP_SIZE = 8, 2**19
 
 
 def chunked_divergence(
@@ -142,42 +145,47 @@ def _check_student(student):
 def _total_and_count(values, student, signal, hyper, where, chunk):
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    tokens = student.hidden.shape[:-1]
-    width = max(1, min(tokens[-1], chunk // max(1, math.prod(tokens[:-1]))))
     # Python numbers stay what they are: a core leaves out what they switch off.
     numbers = {k: v for k, v in hyper.items() if isinstance(v, (int, float))}
     arrays = {k: jnp.asarray(v) for k, v in hyper.items() if k not in numbers}
     moving = {k: v for k, v in arrays.items() if jnp.issubdtype(v.dtype, jnp.floating)}
     fixed = {k: v for k, v in arrays.items() if k not in moving}
-    unscaled = isinstance(student.scale, (int, float)) and student.scale == 1
-    parts = dataclasses.asdict(student) | ({"scale": None} if unscaled else {})
+    parts = {f.name: getattr(student, f.name) for f in dataclasses.fields(student)}
+    parts["scale"] = _scale(student)
     parts = {f"student.{k}": jnp.asarray(v) for k, v in parts.items() if v is not None}
+    if isinstance(signal, signals.HiddenHead):
+        signal = dataclasses.replace(signal, scale=_scale(signal))
 
     def chunk_values(logits, signal, where, hyper):
         return values(logits, signal, where, {**numbers, **hyper})
 
     frozen = jax.lax.stop_gradient((signal, fixed, where))
-    total = _total(chunk_values, width, {**parts, **moving}, frozen)
-    count = math.prod(tokens) if where is None else jnp.sum(where, dtype=total.dtype)
+    total = _total(chunk_values, chunk, {**parts, **moving}, frozen)
+    count = math.prod(student.hidden.shape[:-1]) if where is None else jnp.sum(where, dtype=total.dtype)
     return total, jnp.asarray(count, total.dtype)
 
 
+def _scale(head):
+    """The scale of a `HiddenHead`, None where it is the Python number one and nothing is to be done."""
+    return None if isinstance(head.scale, (int, float)) and head.scale == 1 else head.scale
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _total(values, width, inputs, frozen):
-    """The sum of `values` over chunks of `width`; `inputs`: by name, what may have a gradient."""
-    return _over_chunks(values, width, inputs, frozen, asked=())[0]
+def _total(values, chunk, inputs, frozen):
+    """The sum of `values` over chunks; `inputs`: by name, what may have a gradient."""
+    return _over_chunks(values, chunk, inputs, frozen, asked=())[0]
 
 
-def _total_forward(values, width, inputs, frozen):
+def _total_forward(values, chunk, inputs, frozen):
     asked = [name for name, x in inputs.items() if x.perturbed]
     inputs, frozen = jax.tree.map(lambda x: x.value, (inputs, frozen), is_leaf=_is_primal)
-    total, gradients = _over_chunks(values, width, inputs, frozen, asked)
+    total, gradients = _over_chunks(values, chunk, inputs, frozen, asked)
     # Arrays without elements carry the dtypes to the backward pass.
     dtypes = {name: jnp.zeros((0,), x.dtype) for name, x in inputs.items()}
     return total, (gradients, dtypes)
 
 
-def _total_backward(values, width, formed, cotangent):
+def _total_backward(values, chunk, formed, cotangent):
     gradients, dtypes = formed
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
         gradients = {}
@@ -192,93 +200,138 @@ def _is_primal(x):
 _total.defvjp(_total_forward, _total_backward, symbolic_zeros=True)
 
 
-def _over_chunks(values, width, inputs, frozen, asked):
+def _over_chunks(values, chunk, inputs, frozen, asked):
     """The total, and its gradient by each of the inputs `asked`, summed in at least float32."""
     hidden, head = inputs["student.hidden"], inputs["student.head"]
     bias = inputs.get("student.bias")
-    length, axis = hidden.shape[-2], hidden.ndim - 2
-    by_chunk = {k for k, x in inputs.items() if k == "student.hidden" or _is_row(k, x)}
-    small = [name for name in inputs if name not in _READ_BY_MATMUL]
+    small = {k: x for k, x in inputs.items() if k not in _READ_BY_MATMUL}
+    windows = _Windows(hidden.shape[:-1], chunk)
 
     def step(index, carried):
         total, gradients = carried
-        start = jnp.minimum(index * width, length - width)
-
-        def rows(x):
-            return jax.lax.dynamic_slice_in_dim(x, start, width, axis)
-
-        signal, fixed, where = _sliced(frozen, rows)
-        if length % width:
-            # The last window is moved back into the array; what it saw before counts once.
-            new = start + jnp.arange(width) >= index * width
-            new = jnp.broadcast_to(new, hidden.shape[:-2] + (width,))
-            where = new if where is None else where & new
-        h = _arrays.select(where, rows(hidden))
-        parameters = {k: rows(inputs[k]) if k in by_chunk else inputs[k] for k in small}
-
-        def chunk_total(raw, chosen):
-            named = {**parameters, **chosen}
-            hyper = {k: v for k, v in named.items() if not k.startswith("student.")} | fixed
-            cap = signals.HiddenHead(
-                h, head, None, named.get("student.scale", 1.0), named.get("student.softcap")
-            )
-            return jnp.sum(values(signals.capped(raw, cap), signal, where, hyper))
-
+        window = windows.at(index)
+        signal, fixed, where = window.rows_of_signal(frozen)
+        h = _arrays.select(where, window.rows(hidden))
         raw = signals.raw_logits(h, head, bias)
-        if not asked:
-            return total + chunk_total(raw, {}), gradients
-        value, backward = jax.vjp(
-            chunk_total, raw, {k: parameters[k] for k in small if k in asked}
+        if isinstance(signal, signals.HiddenHead):
+            signal = signals.Dense(signals.logits_of(signals.kept(where, signal)))
+        value, by_raw, formed = _over_strips(
+            values, raw, window.rows(small), (signal, fixed, where), asked
         )
-        by_raw, by_small = backward(jnp.ones_like(value))
-        formed = dict(gradients)
-        for name in asked:
-            if name == "student.head":
-                formed[name] = _add_outer(gradients[name], h, by_raw)
-            elif name == "student.bias":
-                formed[name] += jnp.sum(by_raw, axis=tuple(range(by_raw.ndim - 1)))
-            else:
-                new = _by_hidden(by_raw, head) if name == "student.hidden" else by_small[name]
-                if name in by_chunk:
-                    new = new + rows(formed[name])
-                    formed[name] = jax.lax.dynamic_update_slice_in_dim(
-                        formed[name], new.astype(formed[name].dtype), start, axis
-                    )
-                else:
-                    formed[name] += new
-        return total + value, formed
+        added = {k: window.put(gradients[k], x) for k, x in formed.items()}
+        if "student.hidden" in asked:
+            rows = _times_transposed(by_raw, head)
+            added["student.hidden"] = window.put(gradients["student.hidden"], rows)
+        if "student.head" in asked:
+            added["student.head"] = _add_outer(gradients["student.head"], h, by_raw)
+        if "student.bias" in asked:
+            summed = jnp.sum(by_raw, axis=tuple(range(by_raw.ndim - 1)))
+            added["student.bias"] = gradients["student.bias"] + summed
+        return total + value, added
 
-    dtype = jnp.promote_types(jnp.promote_types(hidden.dtype, head.dtype), jnp.float32)
-    zeros = {k: jnp.zeros(inputs[k].shape, _raised(inputs[k].dtype)) for k in asked}
-    return jax.lax.fori_loop(0, -(-length // width), step, (jnp.zeros((), dtype), zeros))
+    dtype = functools.reduce(jnp.promote_types, (hidden.dtype, head.dtype, jnp.float32))
+    start = jnp.zeros((), dtype), {k: _zeros(inputs[k]) for k in asked}
+    return jax.lax.fori_loop(0, windows.number, step, start)
 
 
 _READ_BY_MATMUL = ("student.hidden", "student.head", "student.bias")
 
 
-def _is_row(name, x):
-    """Whether an input is a hyperparameter with a value for each token."""
-    return not name.startswith("student.") and x.ndim > 0
+def _over_strips(values, raw, small, frozen, asked):
+    """A chunk's total, its gradient by the raw logits and by what is `asked` of `small`.
+
+    The values are taken a few tokens at a time, so that what they hold on the way to the gradient is
+    a fraction of the chunk.
+    """
+    asked_small = [k for k in asked if k in small]
+    windows = _Windows(raw.shape[:-1], max(STRIP, STRIP_SIZE // raw.shape[-1]))
+
+    def step(index, carried):
+        total, whole, gradients = carried
+        window = windows.at(index)
+        signal, fixed, where = window.rows_of_signal(frozen)
+        strip, parameters = window.rows((raw, small))
+
+        def strip_total(raw, chosen):
+            named = {**parameters, **chosen}
+            scale, softcap = (named.pop(f"student.{k}", None) for k in ("scale", "softcap"))
+            capped = signals.capped(raw, scale, softcap)
+            return jnp.sum(values(capped, signal, where, {**named, **fixed}))
+
+        if not asked:
+            return total + strip_total(strip, {}), whole, gradients
+        chosen = {k: parameters[k] for k in asked_small}
+        value, backward = jax.vjp(strip_total, strip, chosen)
+        by_raw, formed = backward(jnp.ones_like(value))
+        formed = {k: window.put(gradients[k], x) for k, x in formed.items()}
+        return total + value, window.put(whole, by_raw), formed
+
+    by_raw = jnp.zeros_like(raw) if asked else None
+    start = jnp.zeros((), raw.dtype), by_raw, {k: _zeros(small[k]) for k in asked_small}
+    return jax.lax.fori_loop(0, windows.number, step, start)
 
 
-def _sliced(frozen, rows):
-    signal, fixed, where = frozen
-    if isinstance(signal, signals.HiddenHead):
-        signal = dataclasses.replace(signal, hidden=rows(signal.hidden))
-    else:
-        signal = jax.tree.map(rows, signal)
-    fixed = {k: rows(x) if x.ndim else x for k, x in fixed.items()}
-    return signal, fixed, None if where is None else rows(where)
+class _Windows:
+    """Slices of one width along the last axis of the tokens; the last is moved back to fit in."""
+
+    def __init__(self, tokens, chunk):
+        self._axis, self._length = len(tokens) - 1, tokens[-1]
+        self._width = max(1, min(self._length, chunk // max(1, math.prod(tokens[:-1]))))
+        self._batch = tokens[:-1]
+        self.number = -(-self._length // self._width)
+
+    def at(self, index):
+        start = jnp.minimum(index * self._width, self._length - self._width)
+        new = None
+        if self._length % self._width:
+            new = start + jnp.arange(self._width) >= index * self._width
+            new = jnp.broadcast_to(new, (*self._batch, self._width))
+        return _Window(start, self._width, self._axis, new)
 
 
-def _by_hidden(by_raw, head):
+class _Window:
+    """One slice: `new` masks the tokens that no earlier slice held, None if those are all."""
+
+    def __init__(self, start, width, axis, new):
+        self._start, self._width, self._axis, self._new = start, width, axis, new
+
+    def rows(self, tree):
+        """The slice of every array; a number stays."""
+
+        def row(x):
+            if not x.ndim:
+                return x
+            return jax.lax.dynamic_slice_in_dim(x, self._start, self._width, self._axis)
+
+        return jax.tree.map(row, tree)
+
+    def rows_of_signal(self, frozen):
+        """(signal, fixed, where) of the slice; a token that is not new is masked."""
+        signal, fixed, where = frozen
+        if isinstance(signal, signals.HiddenHead):
+            signal = dataclasses.replace(signal, hidden=self.rows(signal.hidden))
+        else:
+            signal = self.rows(signal)
+        where = self.rows(where)
+        if self._new is not None:
+            where = self._new if where is None else where & self._new
+        return signal, self.rows(fixed), where
+
+    def put(self, whole, part):
+        """Adds a number; of an array writes the new tokens in their place."""
+        if not whole.ndim:
+            return whole + part
+        part = part.astype(whole.dtype)
+        if self._new is not None:
+            new = self._new.reshape(self._new.shape + (1,) * (part.ndim - self._new.ndim))
+            part = jnp.where(new, part, self.rows(whole))
+        return jax.lax.dynamic_update_slice_in_dim(whole, part, self._start, self._axis)
+
+
+def _times_transposed(by_raw, head):
     """[..., V] and [D, V] -> [..., D]."""
-    return jax.lax.dot_general(
-        by_raw,
-        head,
-        (((by_raw.ndim - 1,), (1,)), ((), ())),
-        preferred_element_type=by_raw.dtype,
-    )
+    contracted = (((by_raw.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(by_raw, head, contracted, preferred_element_type=by_raw.dtype)
 
 
 def _add_outer(total, h, by_raw):
@@ -302,5 +355,5 @@ def _add_outer(total, h, by_raw):
     return jax.lax.fori_loop(0, -(-size // rows), add, total)
 
 
-def _raised(dtype):
-    return jnp.promote_types(dtype, jnp.float32)
+def _zeros(x):
+    return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))

@@ -179,7 +179,8 @@ def logits_of(signal):
     if isinstance(signal, Dense):
         return _arrays.promoted("logits", signal.logits)
     if isinstance(signal, HiddenHead):
-        return capped(raw_logits(signal.hidden, signal.head, signal.bias), signal)
+        raw = raw_logits(signal.hidden, signal.head, signal.bias)
+        return capped(raw, signal.scale, signal.softcap)
     raise TypeError(f"a {type(signal).__name__} signal has no logits: it is sparse")
 
 
@@ -190,16 +191,16 @@ def raw_logits(hidden, head, bias=None):
     return raw if bias is None else raw + bias.astype(dtype).reshape((1,) * (raw.ndim - 1) + (-1,))
 
 
-def capped(raw, head):
-    """Raw logits `[..., V]` scaled and soft-capped as `head`, a `HiddenHead`, says."""
-    if not (isinstance(head.scale, (int, float)) and head.scale == 1):
+def capped(raw, scale, softcap):
+    """Raw logits `[..., V]`, scaled and soft-capped; None for what does not apply."""
+    if scale is not None:
         carried = jnp.isfinite(raw)
         # A class at -inf stays there, and passes no nan to the gradient of the scale.
-        scaled = jnp.where(carried, raw, jnp.zeros_like(raw)) * jnp.asarray(head.scale, raw.dtype)
+        scaled = jnp.where(carried, raw, jnp.zeros_like(raw)) * jnp.asarray(scale, raw.dtype)
         raw = jnp.where(carried, scaled, raw)
-    if head.softcap is None:
+    if softcap is None:
         return raw
-    softcap = jnp.asarray(head.softcap, raw.dtype)
+    softcap = jnp.asarray(softcap, raw.dtype)
     return softcap * jnp.tanh(raw / softcap)
 
 

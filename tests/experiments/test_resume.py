@@ -22,7 +22,7 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
-def run(home, workdir, point="never", *flags):
+def run(home, workdir, point="never", *flags, module="experiments.distill", config=""):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -32,8 +32,8 @@ def run(home, workdir, point="never", *flags):
         "XLA_FLAGS": "",
     }
     command = [
-        sys.executable, HERE / "killed.py", point, "experiments.distill",
-        f"--config={HERE / 'small_config.py'}", f"--workdir={workdir}", *flags,
+        sys.executable, HERE / "killed.py", point, module,
+        f"--config={HERE / 'small_config.py'}:{config}", f"--workdir={workdir}", *flags,
     ]  # fmt: skip
     return subprocess.run(
         command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
@@ -124,3 +124,22 @@ def test_a_checkpoint_of_another_teacher_is_refused(home, whole):
     done = run(home, workdir, "never", "--config.run.teacher.steps=10")
     assert done.returncode == 2 and "was trained with another teacher" in done.stderr
     assert digests(workdir)["alone"] == digests(whole)["alone"]
+
+
+def test_evaluate_measures_the_finished_rows_again(home, whole):
+    done = run(home, whole, module="experiments.evaluate")
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = [line for line in done.stdout.splitlines() if line.startswith(("alone", "relational"))]
+    assert len(again) == 2
+    shown = (whole / "report.html").read_text()
+    for line in again:
+        for cell in line.split("  "):
+            assert cell.strip() in shown
+
+
+def test_a_loss_that_is_not_finite_ends_with_its_step_and_term(home):
+    done = run(home, home / "nan", config="nan")
+    assert done.returncode == 1
+    assert "is not finite" in done.stderr and "term labels" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert digests(home / "nan").keys() == {"teacher"}

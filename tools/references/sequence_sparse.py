@@ -115,7 +115,7 @@ class Answers:
 
     def __init__(self, x, late=0, skip_student=0):
         starts = answer(x["labels"], skip_student), answer(x["teacher_labels_v60"])
-        self.length = x["labels"].shape[1]
+        self.length = max(x["labels"].shape[1], x["teacher_labels_v60"].shape[1])
         self.sizes = [size for _, size in starts]
         sides = ("student_logits", "tokens"), ("teacher_logits_v60", "teacher_tokens_v60")
         self.logits, self.tokens = [], []
@@ -282,6 +282,8 @@ def dskd_universal_logit(x, h):
         start, _ = answer(x[of_labels])
         logits.append(rolled(x[of_logits], start))
         labels.append(rolled(x[of_labels], start))
+    length = min(x.shape[1] for x in labels)
+    logits, labels = ([x[:, :length] for x in pair] for pair in (logits, labels))
     where = (labels[0] != IGNORED) & (labels[1] != IGNORED)
     return jnp.sum(losses.universal_logit_distance(*logits, where=where))
 
