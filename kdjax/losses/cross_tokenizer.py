@@ -1,11 +1,12 @@
 """Distances between a student and a teacher that have different vocabularies.
 
 Notation: `s` `[..., V_s]` and `t` `[..., V_t]` are logits, q and p their probabilities. Ids of one
-vocabulary mean nothing in the other, so that probabilities are compared by rank: sorted, the shorter
-row padded with zeros. There is no factor T² in this file: each side has a temperature of its own.
+vocabulary mean nothing in the other, so that probabilities are compared by rank: sorted, the
+shorter row padded with zeros. There is no factor T² in this file: each side has a temperature of
+its own.
 
-Where the tokens themselves differ, `byte_segments` cuts both sequences at the byte positions at which
-both tokenizers end a token, and `merged_log_probs` gives one distribution per segment.
+Where the tokens themselves differ, `byte_segments` cuts both sequences at the byte positions at
+which both tokenizers end a token, and `merged_log_probs` gives one distribution per segment.
 """
 
 import jax
@@ -64,7 +65,7 @@ def hybrid_logit_distance(
     teacher_temperature=1.0,
     where=None,
 ):
-    r"""Generalised Jensen-Shannon over the ids that both vocabularies have, sorted L1 over the rest.
+    r"""Generalised Jensen-Shannon over ids that both vocabularies have, sorted L1 over the rest.
 
     .. math:: w \left( \beta \sum_{m} p_m \log\frac{p_m}{r_m}
         + (1-\beta) \sum_{m} q_m \log\frac{q_m}{r_m} \right)
@@ -165,8 +166,9 @@ def merged_universal_logit_distance(
     .. math:: \sum_r |\tilde q_{g,(r)} - \tilde p_{g,(r)}|, \quad
         \tilde q_{g,v} = q_{i_1, v} \prod_{i_1 > i \in g} q_{i, x_i}
 
-    A segment g ends with token i₁; the tokens x before it multiply what its row is worth. So the row
-    is the joint probability of those tokens and any last one, and that of the text itself is kept.
+    A segment g ends with token i₁; the tokens x before it multiply what its row is worth. So the
+    row is the joint probability of those tokens and any last one, and that of the text itself is
+    kept.
 
     Args:
         student_logits: `[B, L_s, V_s]`, at each token the logits that predict it.
@@ -256,7 +258,8 @@ def byte_segments(student_ends, teacher_ends, student_kept, teacher_kept):
     end at one byte (the second is empty) take two boundaries if the other side has two as well.
 
     Args:
-        student_ends: `[B, L_s]` integers, the byte after each token, never decreasing among kept ones.
+        student_ends: `[B, L_s]` integers, the byte after each token, never decreasing among kept
+            ones.
         teacher_ends: `[B, L_t]` likewise, in the bytes of the same text.
         student_kept: `[B, L_s]` boolean, the tokens of the text.
         teacher_kept: `[B, L_t]` boolean.
@@ -309,7 +312,8 @@ def _log_probs(student_logits, teacher_logits, student_temperature, teacher_temp
     _arrays.check_min_rank(1, student_logits=s, teacher_logits=t)
     if s.shape[:-1] != t.shape[:-1]:
         raise ValueError(
-            f"student_logits {s.shape} and teacher_logits {t.shape} may differ in their last axis only"
+            f"student_logits {s.shape} and teacher_logits {t.shape} may differ in their last axis "
+            "only"
         )
     _arrays.check_positive(
         student_temperature=student_temperature, teacher_temperature=teacher_temperature

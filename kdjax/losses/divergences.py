@@ -1,13 +1,14 @@
 """Divergences between the student's and the teacher's categorical distribution, per row of logits.
 
 Notation, for every function of this file: `s` and `t` are student and teacher logits of shape
-`[..., C]`, q = softmax(s / T) and p = softmax(t / T) for the temperature T, and the result has shape
-`[...]`. T is a number or an array of the result's shape. Everything is computed in log space.
+`[..., C]`, q = softmax(s / T) and p = softmax(t / T) for the temperature T, and the result has
+shape `[...]`. T is a number or an array of the result's shape. Everything is computed in log space.
 
 Every divergence is `distributions -> value` at heart: the functions `*_of_log_probs(log_q, log_p)`
 take the two rows of log-probabilities, student first, and are what `kdjax.signals` applies chunk by
 chunk to vocabularies that do not fit. Their rows need not sum to one (what a top-k leaves out). The
-form over logits is T² times its core; a hyperparameter is a number or an array of the result's shape.
+form over logits is T² times its core; a hyperparameter is a number or an array of the result's
+shape.
 """
 
 import jax
@@ -136,7 +137,8 @@ def symmetric_kl_divergence(
 def symmetric_kl_of_log_probs(log_q, log_p, *, weight):
     """(1 - w) KL(p ‖ q) + w KL(q ‖ p) from log-probabilities `[..., C]` -> `[...]`."""
     weight = jnp.asarray(weight, log_q.dtype)
-    # A direction without weight compares the teacher with itself: its +inf must not reach a gradient.
+    # A direction without weight compares the teacher with itself: its +inf must not reach a
+    # gradient.
     forward = kl_of_log_probs(jnp.where(_row(weight < 1), log_q, log_p), log_p)
     reverse = reverse_kl_of_log_probs(jnp.where(_row(weight > 0), log_q, log_p), log_p)
     return (1 - weight) * forward + weight * reverse
@@ -235,9 +237,9 @@ def generalized_jensen_shannon_divergence(
     .. math:: T^2 \left( \beta \sum_c p_c \log\frac{p_c}{m_c}
         + (1 - \beta) \sum_c q_c \log\frac{q_c}{m_c} \right), \quad m = \beta p + (1 - \beta) q
 
-    The formula is zero at β = 0 and β = 1, but its value over β tends to the forward KL as β -> 0 and
-    over 1 - β to the reverse KL as β -> 1. At exactly 0 the function is KL(teacher ‖ student) and at
-    exactly 1 it is KL(student ‖ teacher), as the paper has it; it jumps there.
+    The formula is zero at β = 0 and β = 1, but its value over β tends to the forward KL as β -> 0
+    and over 1 - β to the reverse KL as β -> 1. At exactly 0 the function is KL(teacher ‖ student)
+    and at exactly 1 it is KL(student ‖ teacher), as public implementations have it; it jumps there.
 
     Args:
         student_logits: `[..., C]`
@@ -258,9 +260,9 @@ def generalized_jensen_shannon_divergence(
     Array([0.0338], dtype=float32)
 
     Reference:
-        Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of Language
-        Models: Learning from Self-Generated Mistakes", 2024. The authors compared β of 0, 0.1, 0.5,
-        0.9 and 1; which is best depends on the task.
+        Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem, "On-Policy Distillation of
+        Language Models: Learning from Self-Generated Mistakes", 2024. The authors compared β of 0,
+        0.1, 0.5, 0.9 and 1; which is best depends on the task.
     """
     _arrays.check_fraction(beta=beta)
     log_q, log_p, temperature = softened(student_logits, teacher_logits, temperature, where)
@@ -315,8 +317,8 @@ def total_variation_distance(student_logits, teacher_logits, *, temperature=1.0,
     Array([0.25], dtype=float32)
 
     Reference:
-        Wen, Li, Du, Mou, "f-Divergence Minimization for Sequence-Level Knowledge Distillation", 2023.
-        The authors used T = 1.
+        Wen, Li, Du, Mou, "f-Divergence Minimization for Sequence-Level Knowledge Distillation",
+        2023. The authors used T = 1.
     """
     log_q, log_p, temperature = softened(student_logits, teacher_logits, temperature, where)
     values = jnp.square(temperature) * total_variation_of_log_probs(log_q, log_p)
@@ -336,8 +338,8 @@ def adaptive_kl_divergence(
     .. math:: g = \frac{\sum_{c \in H} |p_c - q_c|}{\sum_c |p_c - q_c|}
 
     H, the head, holds the teacher's most probable classes as long as their mass together is at most
-    μ, and its top class always. The forward KL learns the head first and the reverse KL the tail, so
-    each gets the share of its part of the gap. g is a constant for the gradient, by definition.
+    μ, and its top class always. The forward KL learns the head first and the reverse KL the tail,
+    so each gets the share of its part of the gap. g is a constant for the gradient, by definition.
 
     Args:
         student_logits: `[..., C]`
@@ -347,8 +349,8 @@ def adaptive_kl_divergence(
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
     Returns:
-        `[...]`. Where the two distributions are equal g counts as 1/2. Classes at -inf on both sides
-        carry nothing; on one side alone they give +inf if the other side has mass there.
+        `[...]`. Where the two distributions are equal g counts as 1/2. Classes at -inf on both
+        sides carry nothing; on one side alone they give +inf if the other side has mass there.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes, temperature, head_mass.
@@ -358,8 +360,8 @@ def adaptive_kl_divergence(
     Array([0.1373], dtype=float32)
 
     Reference:
-        Wu, Tao, Wang, Yang, Zhao, Wong, "Rethinking Kullback-Leibler Divergence in Knowledge Distillation
-        for Large Language Models", 2024. The authors used μ = 0.5 and T = 1.
+        Wu, Tao, Wang, Yang, Zhao, Wong, "Rethinking Kullback-Leibler Divergence in Knowledge
+        Distillation for Large Language Models", 2024. The authors used μ = 0.5 and T = 1.
     """
     _arrays.check_fraction(head_mass=head_mass)
     log_q, log_p, temperature = softened(student_logits, teacher_logits, temperature, where)
@@ -395,8 +397,8 @@ def interpolated_kl_divergence(
         r = \operatorname{softmax}\left( \frac{(1 - t)\, \bar s + t\, z}{T} \right)
 
     with student logits `s`, teacher logits `z`, and the bar for a constant: the student inside the
-    target passes no gradient, by definition. At t = 1 it is the forward KL, at t = 0 it is zero with
-    a zero gradient. `kdjax.losses.sequence.taid_update` moves t in training.
+    target passes no gradient, by definition. At t = 1 it is the forward KL, at t = 0 it is zero
+    with a zero gradient. `kdjax.losses.sequence.taid_update` moves t in training.
 
     Args:
         student_logits: `[..., C]`
@@ -419,8 +421,8 @@ def interpolated_kl_divergence(
 
     Reference:
         Shing, Misaki, Bao, Yokoi, Akiba, "TAID: Temporally Adaptive Interpolated Distillation for
-        Efficient Knowledge Transfer in Language Models", 2025. The authors used T = 1 and t from 0.4
-        (0.2 for large gaps) to 1.
+        Efficient Knowledge Transfer in Language Models", 2025. The authors used T = 1 and t from
+        0.4 (0.2 for large gaps) to 1.
     """
     _arrays.check_fraction(interpolation=interpolation)
     log_q, log_p, temperature = softened(student_logits, teacher_logits, temperature, where)
@@ -472,9 +474,9 @@ def minifinetuning_divergence(
     Array([0.0201], dtype=float32)
 
     Reference:
-        Belcak, Heinrich, Kautz, Molchanov, "Minifinetuning: Low-Data Generation Domain Adaptation through
-        Corrective Self-Distillation", 2025. The teacher is the student before training; their
-        library has τ = 0.2 and T = 1.
+        Belcak, Heinrich, Kautz, Molchanov, "Minifinetuning: Low-Data Generation Domain Adaptation
+        through Corrective Self-Distillation", 2025. The teacher is the student before training;
+        their library has τ = 0.2 and T = 1.
     """
     _arrays.check_fraction(threshold=threshold)
     log_q, log_p, temperature = softened(student_logits, teacher_logits, temperature, where)

@@ -1,7 +1,7 @@
 """Objectives over tokens and sequences, and the weights that language-model distillation adapts.
 
-Notation: `[B, L]` are tokens, V the vocabulary. A log-probability of a token is what a model gives to
-the token that stands there; the caller has shifted logits and tokens against each other. `where`
+Notation: `[B, L]` are tokens, V the vocabulary. A log-probability of a token is what a model gives
+to the token that stands there; the caller has shifted logits and tokens against each other. `where`
 `[B, L]` keeps the tokens of the answer. The divergence between two models at a token is in
 `kdjax.losses.divergences`; here are the likelihoods, rankings and policy gradients around it.
 """
@@ -35,8 +35,8 @@ def token_negative_log_likelihood(student_logits, tokens, *, where=None):
     Array([0.6931], dtype=float32)
 
     Reference:
-        Kim, Rush, "Sequence-Level Knowledge Distillation", 2016. The teacher's answers were those of
-        beam search with 5 beams.
+        Kim, Rush, "Sequence-Level Knowledge Distillation", 2016. The teacher's answers were those
+        of beam search with 5 beams.
     """
     (s,) = _arrays.floating(student_logits=student_logits)
     _arrays.check_min_rank(1, student_logits=s)
@@ -53,8 +53,8 @@ def weighted_negative_log_likelihood(student_logits, tokens, weights, *, where=N
     Args:
         student_logits: `[B, L, V]`
         tokens: `[B, L]` integers y.
-        weights: `[B]` w, such as the score of a ranker for the answer y, or 1 minus the score of the
-            student's present answer to train on what it cannot do.
+        weights: `[B]` w, such as the score of a ranker for the answer y, or 1 minus the score of
+            the student's present answer to train on what it cannot do.
         where: `[B, L]` boolean; masked tokens count nothing, in value and gradient.
 
     Returns:
@@ -69,8 +69,8 @@ def weighted_negative_log_likelihood(student_logits, tokens, weights, *, where=N
     Array([1.0397], dtype=float32)
 
     Reference:
-        Gabburo, Koncel-Kedziorski, Garg, Soldaini, Moschitti, "Knowledge Transfer from Answer Ranking
-        to Answer Generation", 2022.
+        Gabburo, Koncel-Kedziorski, Garg, Soldaini, Moschitti, "Knowledge Transfer from Answer
+        Ranking to Answer Generation", 2022.
     """
     s, weights = _arrays.floating(student_logits=student_logits, weights=weights)
     _arrays.check_rank(3, student_logits=s)
@@ -91,8 +91,9 @@ def clipped_policy_gradient(
     .. math:: \max\left( -A \rho,\ -A \operatorname{clip}(\rho, 1 - \epsilon, 1 + \epsilon) \right),
         \quad \rho = \exp(\log q - \log b)
 
-    With advantages from `reverse_kl_returns` it descends the reverse KL of whole sequences. b is what
-    the tokens were sampled from: the student before the update, or its mixture with the teacher.
+    With advantages from `reverse_kl_returns` it descends the reverse KL of whole sequences. b is
+    what the tokens were sampled from: the student before the update, or its mixture with the
+    teacher.
 
     Args:
         student_log_probs: `[...]` log q of the sampled tokens.
@@ -223,7 +224,8 @@ def self_evolution_divergence(
 
     is the loss of an easy token, d ≤ τ. A hard one has the target m, a constant for the gradient:
 
-    .. math:: \operatorname{KL}(m \Vert q), \quad m = (1 - w)\, \bar q + w\, r, \quad w = d / (1 + d)
+    .. math:: \operatorname{KL}(m \Vert q), \quad m = (1 - w)\, \bar q + w\, r,
+        \quad w = d / (1 + d)
 
     whose gradient is w times that of the easy form.
 
@@ -231,8 +233,8 @@ def self_evolution_divergence(
         student_logits: `[..., V]`
         teacher_logits: `[..., V]`
         labels: `[...]` integers y.
-        threshold: τ ≥ 0, a number or `[...]`; the mean of `blended_divergence` over the batch splits
-            it as it was written, which makes every token's kind depend on the others'.
+        threshold: τ ≥ 0, a number or `[...]`; the mean of `blended_divergence` over the batch
+            splits it as the method does, which makes every token's kind depend on the others'.
         truth_weight: a in [0, 1], the share of the label in the target.
         where: `[...]` boolean; masked tokens give zero, in value and gradient.
 
@@ -300,7 +302,7 @@ def blended_divergence(student_logits, teacher_logits, labels, *, truth_weight=0
 def negative_calibrated_divergence(
     student_logits, teacher_logits, negative_logits, *, temperature=1.0, where=None
 ):
-    r"""T² · (1/2 + b) · KL(teacher ‖ student) per sequence, b large where a model of mistakes differs.
+    r"""T² · (1/2 + b) · KL(teacher ‖ student) per sequence, b large where mistakes differ.
 
     .. math:: T^2 \left( \tfrac{1}{2} + b \right) \operatorname{mean}_l
         \operatorname{KL}(p_l \Vert q_l), \quad
@@ -316,8 +318,8 @@ def negative_calibrated_divergence(
         where: `[B, L]` boolean; masked tokens count in neither mean.
 
     Returns:
-        `[B]`, zero for a sequence without tokens. Classes at -inf on all sides carry nothing; a class at -inf for the student alone
-        gives +inf if the teacher has mass there.
+        `[B]`, zero for a sequence without tokens. Classes at -inf on all sides carry nothing; a
+        class at -inf for the student alone gives +inf if the teacher has mass there.
 
     Raises:
         TypeError: logits that are not floating-point. ValueError: shapes, temperature.
@@ -396,7 +398,7 @@ def discounted_returns(rewards, *, discount):
 
 
 def per_remaining_token(returns, *, where=None):
-    """Returns `[B, L]` over the number of kept tokens from each position on: longer is not better."""
+    """Returns `[B, L]` over the number of kept tokens from there on: longer is not better."""
     kept = jnp.ones(returns.shape, returns.dtype) if where is None else where.astype(returns.dtype)
     return _arrays.divide(returns, discounted_returns(kept, discount=1.0))
 

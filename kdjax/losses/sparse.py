@@ -8,8 +8,9 @@ result has shape `[...]`.
 Both distributions are put into K + 1 buckets, the K classes and one for all others, and compared by
 the divergences of `kdjax.losses.divergences`; so every other one has a sparse form as well,
 `core(*top_k_buckets(s, l, i))`. What the teacher left out, the tail, is a bucket like the others
-(`tail=True`) or counts as nothing, and the rest is renormalised (`tail=False`). The student's tail is
-exact. Merging classes never increases an f-divergence: the value is a lower bound of the dense one.
+(`tail=True`) or counts as nothing, and the rest is renormalised (`tail=False`). The student's tail
+is exact. Merging classes never increases an f-divergence: at temperature 1 and with the tail the
+value is a lower bound of the dense one.
 """
 
 import jax
@@ -29,7 +30,8 @@ def top_k_kl_divergence(
         student_logits: `[..., C]`
         teacher_log_probs: `[..., K]` at temperature 1.
         classes: `[..., K]` integers, the class of each of them.
-        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one class.
+        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one
+            class.
         tail: whether the teacher's leftover mass is kept; without it the rest is renormalised.
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
@@ -62,7 +64,8 @@ def top_k_jensen_shannon_divergence(
     r"""T² · (β KL(teacher ‖ m) + (1 - β) KL(student ‖ m)) over the top classes and the rest.
 
     .. math:: T^2 \left( \beta \sum_{b=1}^{K+1} p_b \log\frac{p_b}{m_b}
-        + (1 - \beta) \sum_{b=1}^{K+1} q_b \log\frac{q_b}{m_b} \right), \quad m = \beta p + (1-\beta) q
+        + (1 - \beta) \sum_{b=1}^{K+1} q_b \log\frac{q_b}{m_b} \right),
+        \quad m = \beta p + (1 - \beta) q
 
     At exactly β = 0 it is KL(teacher ‖ student) and at β = 1 KL(student ‖ teacher), as in
     `generalized_jensen_shannon_divergence`.
@@ -72,7 +75,8 @@ def top_k_jensen_shannon_divergence(
         teacher_log_probs: `[..., K]` at temperature 1.
         classes: `[..., K]` integers, the class of each of them.
         beta: β in [0, 1], a number or `[...]`.
-        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one class.
+        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one
+            class.
         tail: whether the teacher's leftover mass is kept; without it the rest is renormalised.
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
@@ -109,7 +113,8 @@ def top_k_total_variation_distance(
         student_logits: `[..., C]`
         teacher_log_probs: `[..., K]` at temperature 1.
         classes: `[..., K]` integers, the class of each of them.
-        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one class.
+        temperature: T > 0, a number or `[...]`. The teacher's leftover mass is tempered as one
+            class.
         tail: whether the teacher's leftover mass is kept; without it the rest is renormalised.
         where: `[...]` boolean; masked rows give zero, in value and gradient.
 
@@ -163,8 +168,8 @@ def renormalized_top_k_kl_divergence(
     Array([0.1308], dtype=float32)
 
     Reference:
-        Shum, Xu, Zhang, Chen, Diao, Dong, Zhang, Raza, "FIRST: Teach A Reliable Large Language Model
-        Through Efficient Trustworthy Distillation", 2024. The authors kept the top 5.
+        Shum, Xu, Zhang, Chen, Diao, Dong, Zhang, Raza, "FIRST: Teach A Reliable Large Language
+        Model Through Efficient Trustworthy Distillation", 2024. The authors kept the top 5.
     """
     s, log_p = _checked_inputs(student_logits, teacher_log_probs, classes, where)
     chosen = _chosen(s, log_p, jnp.asarray(classes))
@@ -236,8 +241,8 @@ def logistic_ranking(student_logits, teacher_log_probs, classes, *, where=None):
     Array([0.6931], dtype=float32)
 
     Reference:
-        Burges, Shaked, Renshaw, Lazier, Deeds, Hamilton, Hullender, "Learning to Rank using Gradient
-        Descent", 2005; between models as in Goddard, Atkins, "DistillKit", 2024.
+        Burges, Shaked, Renshaw, Lazier, Deeds, Hamilton, Hullender, "Learning to Rank using
+        Gradient Descent", 2005; between models as in Goddard, Atkins, "DistillKit", 2024.
     """
     s, log_p = _checked_inputs(student_logits, teacher_log_probs, classes, where)
     s = jnp.take_along_axis(s, jnp.asarray(classes), axis=-1)
@@ -252,7 +257,7 @@ def logistic_ranking(student_logits, teacher_log_probs, classes, *, where=None):
 
 
 def ordered_pairs(log_p):
-    """[..., K, K] boolean: the teacher prefers the first class to the second, and gives both mass."""
+    """[..., K, K] boolean: the teacher prefers the first class to the second; both have mass."""
     first, second = log_p[..., :, None], log_p[..., None, :]
     return (first > second) & jnp.isfinite(first) & jnp.isfinite(second)
 

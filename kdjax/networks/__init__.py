@@ -21,6 +21,10 @@ from kdjax.networks.cifar_resnet import (
 )
 from kdjax.networks.cnn import small_cnn
 from kdjax.networks.fingerprint import fingerprint
+from kdjax.networks.low_rank import (
+    low_rank,
+    merged,
+)
 from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.network import (
     Network,

@@ -68,8 +68,7 @@ def gains(column: Gains, looks: Mapping[str, Look]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        unit = " (percentage points)" if column.percent else ""
-        axes.set_xlabel(f"gain in {column.heading} over {column.baseline}{unit}")
+        axes.set_xlabel("percentage points" if column.percent else column.heading)
         return _svg(
             figure, f"{column.heading}: gain over {column.baseline} by row, with its interval"
         )

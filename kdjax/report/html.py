@@ -41,7 +41,7 @@ thead th { white-space: normal; vertical-align: bottom; color: var(--soft); font
 figure { margin: 0; break-inside: avoid; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
 details { margin-top: 2.6rem; } summary { font-size: 1.2rem; font-weight: 700; cursor: pointer; }
- pre { overflow-x: auto; font-size: .85rem; }
+pre { overflow-x: auto; font-size: .85rem; }
 """
 
 
@@ -82,7 +82,8 @@ def write_report(
         scale=100 if metric.percent else 1,
     )
     overview = [
-        _panel(f"Gain in {gain.heading}", figures.gains(gain, looks)) for gain in table.gains
+        _panel(f"Gain in {gain.heading} over {gain.baseline}", figures.gains(gain, looks))
+        for gain in table.gains
     ]
     overview.append(_panel(f"Validation {metric.heading} while training", progress))
     losses = [

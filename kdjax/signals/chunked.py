@@ -25,11 +25,11 @@ import jax.numpy as jnp
 from kdjax.losses import _arrays
 from kdjax.signals import signal as signals
 
-CHUNK = 64
-# How many rows of the head's gradient are formed at once, and how many tokens (at least, and times
-# the vocabulary) go through the divergence at once: the smallest with which neither costs time.
-HEAD_ROWS = 64
-STRIP, STRIP_SIZE = 8, 2**19
+CHUNK = 128
+# How many rows of the head's gradient are formed at once; how many tokens go through the divergence
+# at once, at least, and how many numbers: small against a chunk, and no slower for it.
+HEAD_ROWS = 128
+STRIP, STRIP_SIZE = 8, 2**18
 
 
 def chunked_divergence(
@@ -161,7 +161,9 @@ def _total_and_count(values, student, signal, hyper, where, chunk):
 
     frozen = jax.lax.stop_gradient((signal, fixed, where))
     total = _total(chunk_values, chunk, {**parts, **moving}, frozen)
-    count = math.prod(student.hidden.shape[:-1]) if where is None else jnp.sum(where, dtype=total.dtype)
+    count = (
+        math.prod(student.hidden.shape[:-1]) if where is None else jnp.sum(where, dtype=total.dtype)
+    )
     return total, jnp.asarray(count, total.dtype)
 
 

@@ -19,18 +19,15 @@ The teacher is frozen by definition: no gradient passes into a signal.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 from kdjax.losses import _arrays, divergences
 
-signal_type = functools.partial(dataclasses.dataclass, frozen=True)
-
 
 @jax.tree_util.register_dataclass
-@signal_type()
+@dataclasses.dataclass(frozen=True)
 class Dense:
     """The teacher's logits.
 
@@ -42,7 +39,7 @@ class Dense:
 
 
 @jax.tree_util.register_dataclass
-@signal_type()
+@dataclasses.dataclass(frozen=True)
 class HiddenHead:
     r"""Logits that are not formed yet: the last hidden state and the head that reads it.
 
@@ -67,7 +64,7 @@ class HiddenHead:
 
 
 @jax.tree_util.register_dataclass
-@signal_type()
+@dataclasses.dataclass(frozen=True)
 class TopK:
     """The teacher's best classes, and the mass of all others.
 
@@ -88,7 +85,7 @@ class TopK:
 
 
 @jax.tree_util.register_dataclass
-@signal_type()
+@dataclasses.dataclass(frozen=True)
 class Sampled:
     """Classes drawn for each token, weighted so that the mean over draws is the teacher.
 
@@ -141,7 +138,7 @@ def sample(key, logits, count, *, exponent=1.0, temperature=1.0):
     The weights are not normalised over the draws: that would bias them. For γ = 1 all are 1/N.
 
     Args:
-        key: a key of `jax.random`.
+        key: a key of `jax.random`, for all tokens.
         logits: `[..., L, V]`
         count: N, how many classes to draw, with replacement.
         exponent: γ > 0 of the proposal.
@@ -187,7 +184,8 @@ def logits_of(signal):
 def raw_logits(hidden, head, bias=None):
     """h W + b, accumulated and returned in at least float32."""
     dtype = jnp.promote_types(jnp.promote_types(hidden.dtype, head.dtype), jnp.float32)
-    raw = jnp.matmul(hidden, head, preferred_element_type=dtype)
+    contracted = (((hidden.ndim - 1,), (0,)), ((), ()))
+    raw = jax.lax.dot_general(hidden, head, contracted, preferred_element_type=dtype)
     return raw if bias is None else raw + bias.astype(dtype).reshape((1,) * (raw.ndim - 1) + (-1,))
 
 
@@ -360,8 +358,8 @@ def _at(rows, classes):
 
 def _without(log_x, classes):
     """log_x with -inf at `classes`; a class beyond the last one removes nothing."""
-    axes = jnp.ix_(*(jnp.arange(n) for n in classes.shape[:-1]), jnp.arange(1))[:-1]
-    return log_x.at[(*axes, classes)].set(-jnp.inf, mode="drop")
+    nothing = jnp.full(classes.shape, -jnp.inf, log_x.dtype)
+    return jnp.put_along_axis(log_x, classes, nothing, axis=-1, inplace=False, mode="drop")
 
 
 def _log_probs(logits, temperature):

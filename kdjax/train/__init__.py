@@ -4,6 +4,7 @@
 """
 
 from kdjax.train.evaluation import build_evaluation as build_evaluation
+from kdjax.train.gradients import reverse_gradient as reverse_gradient
 from kdjax.train.loop import Every as Every
 from kdjax.train.loop import NonFiniteLossError as NonFiniteLossError
 from kdjax.train.loop import Trained as Trained
@@ -15,12 +16,21 @@ from kdjax.train.method import Phase as Phase
 from kdjax.train.method import Term as Term
 from kdjax.train.method import join as join
 from kdjax.train.method import term as term
+from kdjax.train.partition import restrict as restrict
+from kdjax.train.partition import split as split
 from kdjax.train.placement import batch_sharding as batch_sharding
 from kdjax.train.placement import make_mesh as make_mesh
 from kdjax.train.placement import place as place
 from kdjax.train.placement import put as put
 from kdjax.train.placement import replicated as replicated
 from kdjax.train.placement import tree_sharding as tree_sharding
+from kdjax.train.rules import average_gradient_memory as average_gradient_memory
+from kdjax.train.rules import gradient_episodic_memory as gradient_episodic_memory
+from kdjax.train.rules import gradient_surgery as gradient_surgery
+from kdjax.train.rules import multiple_gradient_descent as multiple_gradient_descent
+from kdjax.train.rules import null_space_projection as null_space_projection
+from kdjax.train.rules import two_momenta as two_momenta
+from kdjax.train.rules import zero_momenta as zero_momenta
 from kdjax.train.scope import Scope as Scope
 from kdjax.train.stages import Stage as Stage
 from kdjax.train.stages import Stopped as Stopped

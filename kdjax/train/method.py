@@ -40,6 +40,7 @@ class Phase(NamedTuple):
     `objective(scope) -> (terms, updates)`, `terms = {name: Term}`, `updates` a dict with any of
     `"model"` (`{player: new model state}`), `"memory"` (`{name: tree}`) and `"batch"` (`{stream:
     arrays}`, seen by the later phases of the same step).
+    A phase that trains nobody may have no terms: it makes data for the next or fills a memory.
     `rule(grads {term: {player: tree}}, values {term: scalar}, memory) -> (grads {player: tree},
     memory)` combines one gradient per term, at a backward pass per term. `project(updates {player:
     tree}, memory) -> updates` acts behind the optimiser. `micro_batches` splits the batch and
@@ -63,7 +64,8 @@ class Method(NamedTuple):
     `inputs` are the shapes it is initialised with. `hyper` are the numbers that reach the objective
     as traced leaves of the state (`scope.hyper`), so that trials of a method share one program.
     `averages` maps a player to its moving average's decay, a function of the step. `memory` maps a
-    name to the initial tree of what the phases remember between steps.
+    name to the initial tree of what the phases remember between steps, or to a function that makes it
+    from the initial `{player: params}`.
     """
 
     players: Mapping[str, Callable[..., Any]]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from kdjax.networks.network import Network, Outputs
 
@@ -28,7 +29,7 @@ class Scope:
         self.step, self.batch = state.step, batch
         self._networks, self._model, self._live, self._key = networks, state.model, live, key
         self._axis, self._micro_batches = axis, micro_batches
-        self._forwards: dict[Any, tuple[Any, tuple[Outputs, Any]]] = {}
+        self._forwards: dict[Any, list[tuple[Any, Any, tuple[Outputs, Any]]]] = {}
 
     def apply(self, name, inputs, *, params=None, train=None, rngs=None) -> tuple[Outputs, Any]:
         """The outputs of the network `name` and its new model state.
@@ -49,13 +50,17 @@ class Scope:
             )
         shared = params is None and rngs is None
         asked = (name, train, tuple(map(id, jax.tree.leaves(inputs))))
-        if shared and asked in self._forwards:
-            return self._forwards[asked][1]
+        # A pass inside the objective's own scan or jit ends with it: nobody outside may have it.
+        trace = get_opaque_trace_state()
+        for its_trace, _, result in self._forwards.get(asked, ()) if shared else ():
+            if its_trace == trace:
+                return result
         if rngs is None:
             rngs = {"dropout": self.rng(f"dropout/{name}")} if train else {}
         result = network.apply(self._variables(name, params), inputs, train=train, rngs=rngs)
         if shared:
-            self._forwards[asked] = (inputs, result)  # the inputs are kept: their ids stay theirs
+            # The inputs are kept: their ids stay theirs.
+            self._forwards.setdefault(asked, []).append((trace, inputs, result))
         return result
 
     def _variables(self, name, params):

@@ -42,7 +42,8 @@ def init_state(key, networks, inputs, optimisers, *, averages=(), memory=None, h
         inputs: `{player: array or tree}`, what each player is initialised with.
         optimisers: `{player: optax.GradientTransformation}`.
         averages: the players that keep a moving average of their parameters.
-        memory: `{name: tree}` and hyper: `{name: number}`, their initial values.
+        memory: `{name: tree}` and hyper: `{name: number}`, their initial values; a memory shaped like
+            parameters is given as a function of the initial `{player: params}`.
     """
     params, model = {}, {}
     for name in optimisers:
@@ -50,6 +51,7 @@ def init_state(key, networks, inputs, optimisers, *, averages=(), memory=None, h
             raise ValueError(f"player {name!r} has an optimiser and no network: {sorted(networks)}")
         variables = networks[name].init(jax.random.fold_in(key, stream_number(name)), inputs[name])
         params[name], model[name] = variables["params"], variables.get("model", {})
+    memory = {name: x(params) if callable(x) else x for name, x in dict(memory or {}).items()}
     return State(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.fold_in(
@@ -59,7 +61,7 @@ def init_state(key, networks, inputs, optimisers, *, averages=(), memory=None, h
         model=model,
         opt={name: tx.init(params[name]) for name, tx in optimisers.items()},
         average={name: jax.tree.map(jnp.copy, params[name]) for name in averages},
-        memory=jax.tree.map(jnp.array, dict(memory or {})),
+        memory=jax.tree.map(jnp.array, memory),
         hyper=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), dict(hyper or {})),
     )
 
@@ -88,8 +90,9 @@ def build_train_step(
 
     Raises:
         ValueError, at build: a phase that trains a player without an optimiser or network, an
-        average of no player. At the first trace: terms of two phases under one name, a coupling term
-        or network that would see a part of the batch, a rule without terms.
+        average of no player. At the first trace: a step under pmap that was built without its axis,
+        terms of two phases under one name, a coupling term or network that would see a part of the
+        batch, a rule without terms.
     """
     averages = dict(averages or {})
     for number, phase in enumerate(phases):
@@ -106,6 +109,12 @@ def build_train_step(
         raise ValueError(f"averages of {unknown}, which are no players: {sorted(optimisers)}")
 
     def step(state: State, frozen, batch):
+        mapped = jax.sharding.get_abstract_mesh().manual_axes
+        if axis is None and mapped:
+            raise ValueError(
+                f"the step runs under pmap over {mapped} and was built without an axis: every device "
+                "would train, and apply its rules, on its own part; build it with axis=..."
+            )
         metrics: dict[str, tuple[jax.Array, jax.Array]] = {}
         for number, phase in enumerate(phases):
             key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), number)
@@ -223,7 +232,8 @@ def _accumulated(phase, batch, totals, backward, psum, state):
 
 
 def _check_terms(phase: Phase, terms: Mapping[str, Term], updates, axis):
-    if not terms:
+    # A phase that trains nobody may have nothing to minimise: it makes data or fills a memory.
+    if not terms and (phase.trains or phase.rule):
         raise ValueError("an objective gave no terms" + (" for its rule" if phase.rule else ""))
     coupling = sorted(name for name, t in terms.items() if t.couples)
     if coupling and phase.micro_batches > 1:

@@ -22,14 +22,14 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
-def run(home, workdir, point="never", *flags, module="experiments.distill", config=""):
+def run(home, workdir, point="never", *flags, module="experiments.distill", config="", devices=1):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "HOME": str(home),
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     command = [
         sys.executable, HERE / "killed.py", point, module,
@@ -55,6 +55,7 @@ def measured(workdir):
 def whole(home):
     done = run(home, home / "whole")
     assert done.returncode == 0, done.stderr[-3000:]
+    (home / "printed").write_text(done.stdout)
     return home / "whole"
 
 
@@ -129,12 +130,15 @@ def test_a_checkpoint_of_another_teacher_is_refused(home, whole):
 def test_evaluate_measures_the_finished_rows_again(home, whole):
     done = run(home, whole, module="experiments.evaluate")
     assert done.returncode == 0, done.stderr[-3000:]
-    again = [line for line in done.stdout.splitlines() if line.startswith(("alone", "relational"))]
-    assert len(again) == 2
-    shown = (whole / "report.html").read_text()
-    for line in again:
-        for cell in line.split("  "):
-            assert cell.strip() in shown
+    table = [
+        [
+            line
+            for line in text.splitlines()
+            if line.startswith(("teacher  ", "alone", "relational"))
+        ]
+        for text in ((home / "printed").read_text(), done.stdout)
+    ]
+    assert len(table[0]) == 3 and table[0] == table[1]
 
 
 def test_a_loss_that_is_not_finite_ends_with_its_step_and_term(home):
@@ -143,3 +147,18 @@ def test_a_loss_that_is_not_finite_ends_with_its_step_and_term(home):
     assert "is not finite" in done.stderr and "term labels" in done.stderr
     assert "Traceback" not in done.stderr
     assert digests(home / "nan").keys() == {"teacher"}
+
+
+def test_a_run_goes_on_with_fewer_devices(home, whole):
+    """Another layout is not the same bits (DESIGN: what "exactly" means), but the same run."""
+    workdir = home / "layouts"
+    for devices in (8, 4):
+        done = run(home, workdir, "sigterm", devices=devices)
+        assert done.returncode == 0 and "goes on from here" in done.stderr, done.stderr[-3000:]
+    assert "layout = \"pjit {'data': 4} cpu\", was \"pjit {'data': 8} cpu\"" in done.stderr
+    assert run(home, workdir).returncode == 0
+    assert {row: step for row, (step, _) in digests(workdir).items()} == {
+        row: step for row, (step, _) in digests(whole).items()
+    }
+    for mine, theirs in zip(measured(workdir), measured(whole), strict=True):
+        assert mine["nll"] == pytest.approx(theirs["nll"], rel=1e-2)

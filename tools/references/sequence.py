@@ -1,8 +1,8 @@
 """Adapters for the recorded token-level divergences, language-model objectives and their schedules.
 
-Conventions of the other projects that are applied here, each in its own line: labels of -100 are left
-out, a loss is a sum over tokens or a mean over the kept ones, cross entropy stands for forward KL
-(the teacher's entropy is not subtracted), and there is no factor T² unless said.
+Conventions of the other projects that are applied here, each in its own line: labels of -100 are
+left out, a loss is a sum over tokens or a mean over the kept ones, cross entropy stands for forward
+KL (the teacher's entropy is not subtracted), and there is no factor T² unless said.
 """
 
 import jax

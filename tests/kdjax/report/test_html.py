@@ -108,7 +108,10 @@ def test_every_name_is_there_as_text(text):
 
 def test_panels_are_the_gains_the_learning_curve_and_one_for_every_term(text):
     captions = Page(text).text["figcaption"]
-    assert captions[:2] == ["Gain in test <accuracy>", "Validation accuracy while training"]
+    assert captions[:2] == [
+        "Gain in test <accuracy> over alone",
+        "Validation accuracy while training",
+    ]
     assert captions[2:] == ["<labels>", "teacher", "alone", "kd", *NASTY]
     assert Page(text).tags.count("svg") == len(captions)
 

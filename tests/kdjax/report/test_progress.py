@@ -18,19 +18,20 @@ def clock(monkeypatch):
 
 
 def test_a_pipe_gets_a_line_every_ten_seconds_and_the_last_one(clock, capsys):
-    with progress(1000, "kd") as update:
+    with progress(1100, "kd") as update:
         update(0)
-        for step in range(50, 1001, 50):
+        for step in range(50, 1101, 50):
             clock(2.0)
             update(step, f"loss {step / 1000:g}")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "kd: 0/1000",
-        "kd: 250/1000, 25 steps/s, 0:00:30 left  loss 0.25",
-        "kd: 500/1000, 25 steps/s, 0:00:20 left  loss 0.5",
-        "kd: 750/1000, 25 steps/s, 0:00:10 left  loss 0.75",
-        "kd: 1000/1000, 25 steps/s  loss 1",
+        "kd: 0/1100",
+        "kd: 250/1100, 25 steps/s, 0:00:34 left  loss 0.25",
+        "kd: 500/1100, 25 steps/s, 0:00:24 left  loss 0.5",
+        "kd: 750/1100, 25 steps/s, 0:00:14 left  loss 0.75",
+        "kd: 1000/1100, 25 steps/s, 0:00:04 left  loss 1",
+        "kd: 1100/1100, 25 steps/s  loss 1.1",
     ]
 
 
