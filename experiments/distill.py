@@ -123,10 +123,12 @@ def report(config, workdir, data, rows):
     baseline = config.run.baseline
     table = tables.results_table(rows, baseline=baseline, columns=COLUMNS)
     print(table)
-    sizes = {name: len(getattr(data.splits, name)) for name in ("train", "validation", "test")}
+    train, validation, test = data.splits.train, data.splits.validation, data.splits.test
+    labelled = config.run.data.labelled or len(train)
     notes = {
         "command": shlex.join(["python", "-m", "experiments.distill", *sys.argv[1:]]),
-        "data": f"{config.run.data.name}: {sizes}, {config.run.data.labelled or 'all'} labelled",
+        "data": f"{config.run.data.name}: {len(train)} train ({labelled} labelled), "
+        f"{len(validation)} validation, {len(test)} test",
         "seeds": f"{config.run.seeds}, paired by seed with {baseline!r}",
         "versions": f"jax {jax.__version__}, {jax.default_backend()}",
     }

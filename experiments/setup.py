@@ -7,7 +7,6 @@ import contextlib
 import difflib
 import inspect
 import json
-import os
 import platform
 import signal
 import sys
@@ -25,6 +24,7 @@ from ml_collections import config_flags
 
 from kdjax import methods, networks
 from kdjax.metrics.cost import count_flops
+from kdjax.report import files
 from kdjax.report.progress import progress
 from kdjax.report.writers import MetricWriter
 from kdjax.train import (
@@ -226,9 +226,7 @@ def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
     if path.exists():
         _check_same(workdir, json.loads(path.read_text()), record)
     workdir.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=1))
-    os.replace(unfinished, path)
+    files.write_atomically(path, json.dumps(record, indent=1))
     return Run(workdir, config, mesh, MetricWriter(workdir), record)
 
 

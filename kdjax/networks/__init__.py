@@ -1,4 +1,3 @@
-# ruff: noqa: F401
 """Networks: any model as two pure functions, models with named features, trained projectors."""
 
 from kdjax.networks.adapters import (

@@ -22,6 +22,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdjax.losses import _arrays, divergences
 
@@ -254,7 +255,7 @@ def check(divergence, tokens, classes, signal, temperature, where, hyperparamete
                 "target is not, so kl_of_log_probs"
             )
         traced = isinstance(temperature, jax.core.Tracer)
-        if not traced and jnp.any(jnp.asarray(temperature) != signal.temperature):
+        if not traced and np.any(np.asarray(temperature) != signal.temperature):
             raise ValueError(
                 f"temperature must be {signal.temperature}, that of the Sampled signal, got "
                 f"{temperature}"

@@ -4,6 +4,8 @@
 """
 
 from kdjax.train.evaluation import build_evaluation as build_evaluation
+from kdjax.train.federated import federated as federated
+from kdjax.train.federated import weighted_average as weighted_average
 from kdjax.train.gradients import reverse_gradient as reverse_gradient
 from kdjax.train.loop import Every as Every
 from kdjax.train.loop import NonFiniteLossError as NonFiniteLossError
@@ -24,6 +26,7 @@ from kdjax.train.placement import place as place
 from kdjax.train.placement import put as put
 from kdjax.train.placement import replicated as replicated
 from kdjax.train.placement import tree_sharding as tree_sharding
+from kdjax.train.pool import Pool as Pool
 from kdjax.train.rules import average_gradient_memory as average_gradient_memory
 from kdjax.train.rules import gradient_episodic_memory as gradient_episodic_memory
 from kdjax.train.rules import gradient_surgery as gradient_surgery
@@ -34,6 +37,7 @@ from kdjax.train.rules import zero_momenta as zero_momenta
 from kdjax.train.scope import Scope as Scope
 from kdjax.train.stages import Stage as Stage
 from kdjax.train.stages import Stopped as Stopped
+from kdjax.train.stages import repeat as repeat
 from kdjax.train.stages import run_stages as run_stages
 from kdjax.train.stages import train_stage as train_stage
 from kdjax.train.step import State as State

@@ -1,14 +1,16 @@
 """Checkpoints that are verified: Orbax restores a flipped bit without a word, a sha256 does not."""
 
 import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -21,17 +23,19 @@ _DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held."""
+    """What a checkpoint held; `handed` is None where nothing was saved as such."""
 
     state: Any
     record: dict[str, Any]
+    handed: Any = None
 
 
 class Checkpoints:
     """The saves of one row of a run, `DIRECTORY/STEP`: the state and a JSON record beside it.
 
     The record holds the step, the sha256 of the state and whatever the caller adds (configuration,
-    seeds, layout, the teachers' fingerprints). Teachers are not in it.
+    seeds, layout, the teachers' fingerprints). Teachers are not in it. A round of a repetition also
+    keeps what it was `handed` by the one before, whose own save it replaces, with a sha256 too.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2):
@@ -47,24 +51,31 @@ class Checkpoints:
         """The newest step on disk, verified or not."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state, record: Mapping[str, Any]) -> None:
-        """Writes in the background; `close` waits. Saving a step that is there does nothing."""
+    def save(self, step: int, state, record: Mapping[str, Any], handed=None) -> None:
+        """Writes in the background; `close` waits. Saving a step that is there does nothing.
+
+        Raises:
+            TypeError: `handed` is not made of dicts with string keys, lists, None and arrays.
+        """
         if step in self._manager.all_steps():
             return
         plain = _without_keys(state)
         digest = fingerprint(_on_host(plain))
         entry = {**record, "step": step, "structure": _structure(state), "sha256": digest}
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(plain), record=ocp.args.JsonSave(entry)
-        )
+        items = {"state": ocp.args.StandardSave(plain)}
+        if handed is not None:
+            leaves, entry["handed"] = _described(handed)
+            if leaves:
+                items["handed"] = ocp.args.StandardSave(leaves)
+        args = ocp.args.Composite(**items, record=ocp.args.JsonSave(entry))
         if not self._manager.save(step, args=args):
             raise RuntimeError(f"{self._directory}: the checkpoint of step {step} was not written")
 
-    def restore(self, like) -> Restored | None:
+    def restore(self, like: Any | Callable[[Any], Any]) -> Restored | None:
         """The newest checkpoint that verifies, laid out like the state `like`; None if there is none.
 
-        A step that is damaged is moved to `damaged/` beside the row's directory, said so, and the one
-        before it is tried.
+        `like` may be a function of what the checkpoint was `handed`. A step that is damaged is moved
+        to `damaged/` beside the row's directory, said so, and the one before it is tried.
 
         Raises:
             ValueError: a sound checkpoint of a state with other names, shapes or dtypes.
@@ -73,14 +84,20 @@ class Checkpoints:
         while (step := self._manager.latest_step()) is not None:
             try:
                 record = self._read_record(step)
-                if record["structure"] == _structure(like):
-                    return Restored(self._read_state(step, like, record["sha256"]), record)
+                structure, digest = record["structure"], record["sha256"]
+                handed = self._read_handed(step, record)
             except _DAMAGE as error:
                 self._set_aside(step, error)
-            else:
+                continue
+            template = like(handed) if callable(like) else like
+            if structure != _structure(template):
                 raise ValueError(
                     f"{self._directory}/{step} holds another state: other names, shapes or dtypes"
                 )
+            try:
+                return Restored(self._read_state(step, template, digest), record, handed)
+            except _DAMAGE as error:
+                self._set_aside(step, error)
         return None
 
     def record(self) -> dict[str, Any] | None:
@@ -96,13 +113,25 @@ class Checkpoints:
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args)["record"]
 
+    def _read_handed(self, step, record):
+        if "handed" not in record:
+            return None
+        entry, leaves = record["handed"], {}
+        if entry["leaves"]:
+            # NumPy's own arrays: on a device, 64 bits would become 32.
+            like = {
+                name: np.zeros(shape, dtype) for name, (shape, dtype) in entry["leaves"].items()
+            }
+            args = ocp.args.Composite(handed=ocp.args.StandardRestore(like))
+            leaves = self._manager.restore(step, args=args)["handed"]
+        _verify(leaves, entry["sha256"], "handed")
+        return jax.tree.map(lambda name: leaves[name], entry["tree"])
+
     def _read_state(self, step, like, digest):
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_keys(like))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         state = self._manager.restore(step, args=args)["state"]
-        found = fingerprint(_on_host(state))
-        if found != digest:
-            raise ValueError(f"its sha256 is {found[:12]}, the record says {digest[:12]}")
+        _verify(_on_host(state), digest, "state")
         return _with_keys(state, like)
 
     def _set_aside(self, step, error):
@@ -127,6 +156,30 @@ class Checkpoints:
         self._manager.close()
 
 
+def _verify(tree, digest, what):
+    found = fingerprint(tree)
+    if found != digest:
+        raise ValueError(f"its {what}'s sha256 is {found[:12]}, the record says {digest[:12]}")
+
+
+def _described(handed):
+    """(the leaves by number, the JSON that tells their tree, shapes, dtypes and sha256)."""
+    found, structure = jax.tree.flatten(handed)
+    leaves = {str(number): np.asarray(x) for number, x in enumerate(_on_host(found))}
+    tree = jax.tree.unflatten(structure, list(leaves))
+    try:
+        same = jax.tree.structure(json.loads(json.dumps(tree))) == structure
+    except TypeError:
+        same = False
+    if not same:
+        raise TypeError(
+            "what a repeated stage is handed must be made of dicts with string keys, lists, None and "
+            f"arrays, to be read back from a checkpoint: got {structure}"
+        )
+    shapes = {name: [list(x.shape), x.dtype.name] for name, x in leaves.items()}
+    return leaves, {"tree": tree, "leaves": shapes, "sha256": fingerprint(leaves)}
+
+
 def _structure(state):
     """One line that changes with any name, shape or dtype."""
     leaves = jax.tree.leaves_with_path(_without_keys(state))
@@ -148,7 +201,7 @@ def _with_keys(tree, like):
 
 def _on_host(tree):
     """The whole tree as NumPy arrays, on every process."""
-    if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+    if all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 

@@ -5,43 +5,9 @@ import pytest
 
 from kdjax import losses, signals
 from kdjax.losses import divergences
+from tests.kdjax.signals.cores import CORES
 
 TOKENS, CLASSES = 4, 9
-CORES = {
-    "kl": (divergences.kl_of_log_probs, {}, losses.softened_kl_divergence),
-    "reverse": (divergences.reverse_kl_of_log_probs, {}, losses.reverse_kl_divergence),
-    "symmetric": (
-        divergences.symmetric_kl_of_log_probs,
-        {"weight": 0.3},
-        losses.symmetric_kl_divergence,
-    ),
-    "skew": (divergences.skew_kl_of_log_probs, {"skew": 0.1}, losses.skew_kl_divergence),
-    "skew reverse": (
-        divergences.skew_reverse_kl_of_log_probs,
-        {"skew": 0.1},
-        losses.skew_reverse_kl_divergence,
-    ),
-    "jensen shannon": (
-        divergences.generalized_jensen_shannon_of_log_probs,
-        {"beta": 0.3},
-        losses.generalized_jensen_shannon_divergence,
-    ),
-    "total variation": (
-        divergences.total_variation_of_log_probs,
-        {},
-        losses.total_variation_distance,
-    ),
-    "adaptive": (
-        divergences.adaptive_kl_of_log_probs,
-        {"head_mass": 0.5},
-        losses.adaptive_kl_divergence,
-    ),
-    "interpolated": (
-        divergences.interpolated_kl_of_log_probs,
-        {"interpolation": 0.4},
-        losses.interpolated_kl_divergence,
-    ),
-}
 # Those whose value a merging of classes cannot increase.
 F_DIVERGENCES = ("kl", "reverse", "symmetric", "skew", "jensen shannon", "total variation")
 
@@ -275,7 +241,7 @@ def test_what_a_masked_token_holds_counts_for_nothing(kind):
     spoilt = jax.tree.map(
         lambda x: (
             x.at[1].set(jnp.nan)
-            if x.ndim and x.shape[0] == TOKENS and jnp.issubdtype(x.dtype, jnp.floating)
+            if jnp.ndim(x) and x.shape[0] == TOKENS and jnp.issubdtype(x.dtype, jnp.floating)
             else x
         ),
         signal,

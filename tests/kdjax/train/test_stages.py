@@ -122,7 +122,7 @@ def test_complete_stages_cost_no_step(tmp_path, whole):
 
 
 def test_the_last_good_checkpoint_survives_a_loss_that_is_not_finite(tmp_path):
-    rate = lambda step: jnp.where(step < 8, 0.1, jnp.inf)  # noqa: E731
+    rate = lambda step: jnp.where(step < 8, 0.1, jnp.inf)
     broken = stage("broken", from_labels, rate=rate, steps=30)
     run = runner(tmp_path)
     with pytest.raises(NonFiniteLossError, match=r"step \d+: .* term labels"):
@@ -133,7 +133,7 @@ def test_the_last_good_checkpoint_survives_a_loss_that_is_not_finite(tmp_path):
 
 def test_parameters_that_broke_in_the_last_step_are_not_saved(tmp_path):
     """The loss of the step is finite: only its update is not."""
-    rate = lambda step: jnp.where(step < 5, 0.1, jnp.inf)  # noqa: E731
+    rate = lambda step: jnp.where(step < 5, 0.1, jnp.inf)
     with pytest.raises(NonFiniteLossError, match="step 6: the parameters are not finite"):
         run_stages([stage("broken", from_labels, rate=rate, steps=6)], runner(tmp_path))
     assert Checkpoints(tmp_path / "broken").latest_step() is None
