@@ -132,7 +132,7 @@ def _kernels(params, patterns: Patterns):
     leaves = {
         tuple(part.key for part in path): leaf for path, leaf in jax.tree.leaves_with_path(params)
     }
-    matched = {}
+    matched: dict[tuple[str, ...], int | None] = {}
     for pattern, count in axes.items():
         found = [path for path in leaves if re.search(pattern, "/".join(path))]
         if not found:

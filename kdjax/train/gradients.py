@@ -18,8 +18,9 @@ def reverse_gradient(x, scale=1.0):
     Returns:
         `x`, bit for bit.
 
-    >>> jax.value_and_grad(lambda x: 2.0 * reverse_gradient(x, 0.5))(3.0)
-    (Array(6., dtype=float32, weak_type=True), Array(-1., dtype=float32, weak_type=True))
+    >>> gradient = jax.grad(lambda x: jnp.sum(2.0 * reverse_gradient(x, 0.5)))
+    >>> gradient(jnp.array([3.0, 4.0]))
+    Array([-1., -1.], dtype=float32)
 
     Reference:
         Ganin, Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", 2015, who raised λ

@@ -32,7 +32,9 @@ def split(params, patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, An
     if idle:
         raise ValueError(f"patterns {idle} match no parameter; there are {list(leaves)}")
     chosen = {n for n in leaves if any(re.search(pattern, n) for pattern in patterns)}
-    return _part(params, lambda name: name in chosen), _part(params, lambda name: name not in chosen)
+    return _part(params, lambda name: name in chosen), _part(
+        params, lambda name: name not in chosen
+    )
 
 
 def restrict(network: Network, patterns: Sequence[str]) -> Network:

@@ -170,7 +170,9 @@ def gradient_surgery(*, shared: Sequence[str] = (), order: str | None = None) ->
 
     def weights(names, gram, memory):
         if order is not None and order not in memory:
-            raise ValueError(f"gradient_surgery: no {order!r} in memory, which has {sorted(memory)}")
+            raise ValueError(
+                f"gradient_surgery: no {order!r} in memory, which has {sorted(memory)}"
+            )
         turns = jnp.arange(len(names)) if order is None else memory[order]
         if turns.shape != (len(names),):
             raise ValueError(

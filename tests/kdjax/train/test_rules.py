@@ -95,6 +95,16 @@ def test_a_gem_without_conflict_or_without_memory_keeps_the_task_to_the_bit():
         np.testing.assert_array_equal(found, g["task"].astype(np.float32))
 
 
+def test_half_precision_gradients_are_projected_in_float32_and_keep_their_dtype():
+    g = drawn(0, "task", "memory")
+    g = {"memory": g["memory"], "task": g["task"] - 2 * g["memory"]}
+    g = {name: vector_of(tree_of(v, jnp.bfloat16)) for name, v in g.items()}
+    task, r = g["task"], g["memory"]
+    expected = task - min(task @ r, 0) / (r @ r) * r
+    found = applied(average_gradient_memory(reference="memory"), g, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(found, vector_of(tree_of(expected, jnp.bfloat16)))
+
+
 # GEM
 
 
@@ -114,8 +124,7 @@ def dual(p, q, margin):
     return best[1]
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
-@pytest.mark.parametrize("constraints", [1, 2, 5])
+@pytest.mark.parametrize("constraints, margin", [(1, 0.5), (2, 0.0), (5, 0.0), (5, 0.5)])
 def test_gem_solves_its_quadratic_programme(constraints, margin):
     names = [f"old{k}" for k in range(constraints)]
     rule = gradient_episodic_memory(task="task", margin=margin)
@@ -124,16 +133,21 @@ def test_gem_solves_its_quadratic_programme(constraints, margin):
         g = drawn(seed, "task", *names)
         g["task"] = g["task"] - 1.5 * sum(g[n] for n in names[: seed % 3 + 1])
         rows = np.stack([g[n] for n in names])
-        along = rows @ g["task"]
+        v = dual(rows @ rows.T, rows @ g["task"], margin)
         found = applied(rule, g)
-        if (along >= 0).all():
-            np.testing.assert_array_equal(found, g["task"].astype(np.float32))
-            continue
-        v = dual(rows @ rows.T, along, margin)
         close(found, g["task"] + v @ rows, 1e-5)
         assert (rows @ found >= -1e-4).all()
         active.append(int((v > margin).sum()))
     assert max(active) >= min(constraints, 2)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_gem_without_conflict_keeps_the_task_to_the_bit(margin):
+    g = drawn(0, "task", "a", "b")
+    g = {"task": g["task"], "a": g["a"] + g["task"], "b": g["task"]}
+    assert g["a"] @ g["task"] > 0
+    found = applied(gradient_episodic_memory(task="task", margin=margin), g)
+    np.testing.assert_array_equal(found, g["task"].astype(np.float32))
 
 
 def test_gem_solves_ill_conditioned_constraints_in_float64():
@@ -164,7 +178,7 @@ def test_gem_runs_as_one_program_over_seeds():
     stacked = jax.tree.map(
         lambda *x: jnp.stack(x), *[{n: tree_of(v) for n, v in one.items()} for one in g]
     )
-    together = jax.vmap(lambda grads: rule(grads, {}, {})[0])(stacked)
+    together = jax.jit(jax.vmap(lambda grads: rule(grads, {}, {})[0]))(stacked)
     for seed, one in enumerate(g):
         mine = jax.tree.map(lambda x, seed=seed: x[seed], together)
         close(vector_of(mine), applied(rule, one), 1e-5)
@@ -179,12 +193,12 @@ def test_mgda_of_two_terms_is_the_closed_form():
     inside = 0
     for seed in range(8):
         g = drawn(seed, "a", "b")
-        g["a"] = g["a"] * 2.0 ** (seed - 4)
+        g["a"] = g["a"] * 2.0 ** (seed / 2 - 2)
         g["b"] = g["b"] + (seed % 2) * g["a"]
         a, b = g["a"], g["b"]
         inside += 0 < (b - a) @ b < (a - b) @ (a - b)
         found = applied(SHORTEST, g)
-        close(found, closed_form(a, b), 2e-6 * np.abs(np.stack([a, b])).max())
+        close(found, closed_form(a, b), 1e-5)
     assert 0 < inside < 8
 
 
@@ -211,7 +225,9 @@ def test_mgda_descends_on_every_term_and_no_point_of_the_hull_is_shorter():
 def test_mgda_stands_still_where_no_term_can_fall_alone():
     g = drawn(0, "a", "b")
     for other in (-0.5 * g["a"], np.zeros(SIZE)):
-        close(applied(SHORTEST, {"a": g["a"], "b": other}), 0, 1e-5)
+        for size in (1.0, 1e-8):
+            found = applied(SHORTEST, {"a": size * g["a"], "b": size * other})
+            close(found / size, 0, 1e-5)
     close(applied(SHORTEST, {n: np.zeros(SIZE) for n in "ab"}), 0)
 
 
@@ -252,7 +268,7 @@ def surgery(rows, order):
     return total
 
 
-@pytest.mark.parametrize("order", [None, (0, 1, 2, 3), (3, 1, 0, 2)])
+@pytest.mark.parametrize("order", [None, (3, 1, 0, 2)])
 def test_surgery_equals_its_loop_in_the_given_order(order):
     g = drawn(1, *"abcd")
     rows = np.stack(list(g.values())) - 0.6 * g["a"]
@@ -365,12 +381,8 @@ def labelled(scope):
     return {"labels": term(optax.softmax_cross_entropy(z.logits, scope.batch["y"]))}, {}
 
 
-def before_adam(basis):
-    def rule(grads, values, memory):
-        return {"student": {"w0": grads["labels"]["student"]["w0"] @ jnp.eye(3) * 1}}, memory
-
-    project = null_space_projection()
-    return lambda grads, values, memory: (project(rule(grads, values, memory)[0], memory), memory)
+def before_adam(grads, values, memory):
+    return null_space_projection()(grads["labels"], memory), memory
 
 
 def test_a_null_space_projection_holds_after_adam():
@@ -382,9 +394,9 @@ def test_a_null_space_projection_holds_after_adam():
     moved = {}
     for name, options in (
         ("behind", {"project": null_space_projection()}),
-        ("before", {"rule": before_adam(basis)}),
+        ("before", {"rule": before_adam}),
     ):
-        states, metrics = linear.run(
+        states, _ = linear.run(
             {"student": linear.network(STUDENT)},
             [Phase(labelled, ("student",), **options)],
             {"student": optax.adamw(0.05, weight_decay=0.1)},
