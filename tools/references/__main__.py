@@ -50,7 +50,7 @@ def main(argv=None):
         failed |= report(compared)
         if flags.readme:
             costs = json.loads(pathlib.Path(flags.costs).read_text()) if flags.costs else []
-            costs = {row["name"]: row["ratio"] for row in costs}
+            costs = {row["name"]: row for row in costs}
             pathlib.Path(flags.readme).write_text(readme.table(compared, adapters, costs))
     if flags.json:
         path = pathlib.Path(flags.json)

@@ -10,7 +10,7 @@ from tools.references import registry
 
 HEAD = """# Losses
 
-{count} losses, pure functions: student first, arrays in, arrays out; `where` masks, `total_and_count` reduces. *Couples*: the value of one example depends on the others, so that several devices need the global batch. *Agrees with*: recorded entries of published implementations whose value and gradient the loss reproduces, and of how many projects. *Cost*: time of value and gradient over that of `softened_kl_divergence` on as many numbers per example, on one CPU.
+{count} losses, pure functions: student first, arrays in, arrays out; `where` masks, `total_and_count` reduces. *Couples*: the value of one example depends on the others, so that several devices need the global batch. *Agrees with*: recorded entries of published implementations whose value and gradient the loss reproduces, and of how many projects. *Cost*: time of value and gradient over that of `softened_kl_divergence` on as many numbers per example, side by side on one CPU, with the distance between the quartiles.
 
 Made by `python -m tools.bench losses --json COSTS` and `python -m tools.references --data DIR --costs COSTS --readme kdjax/losses/README.md`.
 
@@ -20,7 +20,8 @@ Made by `python -m tools.bench losses --json COSTS` and `python -m tools.referen
 
 
 def table(rows, adapters, costs):
-    """The README's text; `rows` are the comparison's, `costs` is {loss: ratio} or empty."""
+    """The README's text; `rows` are the comparison's, `costs` are by loss the rows of
+    `tools.bench losses`, or empty."""
     losses = registry.public_losses()
     agreeing = agreements(rows, adapters, losses)
     lines = [
@@ -34,7 +35,7 @@ def table(rows, adapters, costs):
                 "couples" if name in kdjax.losses.COUPLING else "",
                 _escaped(reference(loss)),
                 agreeing[name],
-                f"{costs[name]:.2g}" if name in costs else "",
+                cost(costs.get(name)),
             ]
         )
         + " |"
@@ -104,6 +105,11 @@ def reference(loss):
     text = " ".join(text.split())
     found = re.match(r".*?\b(19|20)\d\d\b", text)
     return found.group(0) if found else text
+
+
+def cost(row):
+    """The median ratio and its spread between quartiles, of a row of `tools.bench losses`."""
+    return f"{row['ratio']:.2g} ± {row['spread']:.1g}" if row else ""
 
 
 def _escaped(text):
