@@ -68,6 +68,7 @@ def get_config(arg: str = PAIRS[0]) -> ConfigDict:
         {
             "mesh": "data=-1",
             "how": "pjit",
+            "sharding": {"teacher": (), "student": ()},
             "save_every": 5 * STEPS_PER_EPOCH,
             "log_every": 100,
             "validate_every": 5 * STEPS_PER_EPOCH,

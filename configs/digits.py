@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             },
             "teacher": {
                 "workdir": "",
-                "steps": 600,
+                "steps": 400,
                 "network": {"name": "small_cnn", "widths": (16, 32), "hidden": 64},
                 "optimiser": optimiser(learning_rate=2e-3),
             },
@@ -67,6 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "mesh": "data=-1",
             "how": "pjit",
+            "sharding": {"teacher": (), "student": ()},
             "save_every": 500,
             "log_every": 50,
             "validate_every": 100,

@@ -56,6 +56,7 @@ def build_stages(config, data, nets):
     key = "run.student.optimiser"
     optimiser = setup.build_optimiser(key, config.run.student.optimiser, config.run.steps)
     setup.choose("run.baseline", config.run.baseline, config.run.rows)
+    placement = setup.build_placement(config)
     stages = {}
     for name in sorted(config.run.rows, key=lambda name: name != config.run.baseline):
         method = build_method(config, name)
@@ -64,7 +65,7 @@ def build_stages(config, data, nets):
                 (
                     setup.build_stage(
                         label, method, nets, dict.fromkeys(nets, data.inputs),
-                        optimiser, data.student, config.run.steps, seeds,
+                        optimiser, data.student, config.run.steps, seeds, placement,
                     ),
                     seeds,
                 )
@@ -72,6 +73,9 @@ def build_stages(config, data, nets):
                     name, config.run.seeds, config.run.seeds_together
                 )
             ]  # fmt: skip
+    named = {name for parts in stages.values() for stage, _ in parts for name in stage.networks}
+    for name in placement.sharding:
+        setup.choose(f"place.sharding.{name}", name, dict.fromkeys(named))
     return stages
 
 
@@ -113,8 +117,9 @@ def main(config, workdir: Path) -> int:
         failed += sum(len(trained.failures) for _, trained in done)
         seeds = list(range(config.run.seeds))
         rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))
-    write_results(workdir / "results.json", rows)
-    report(config, workdir, data, rows)
+    if setup.is_first():
+        write_results(workdir / "results.json", rows)
+        report(config, workdir, data, rows)
     return 1 if failed else 0
 
 

@@ -11,16 +11,18 @@ from experiments import distill, setup, train_teacher
 from experiments.train_teacher import build_data, measure, summary
 from kdjax.networks import fingerprint
 from kdjax.report import tables
-from kdjax.train import build_evaluation
+from kdjax.train import build_evaluation, fetch
 
 
 def main(config, workdir: Path) -> None:
+    placement = setup.build_placement(config)
     data = build_data(config)
     nets = distill.build_networks(config, data)
     teacher_stage = train_teacher.build_stage(config, data, nets["teacher"])
     home = Path(config.run.teacher.workdir or workdir)
-    teacher = setup.restore_row(home, teacher_stage, {}, key="run.teacher.workdir")
+    teacher = setup.restore_row(home, teacher_stage, {}, placement, key="run.teacher.workdir")
     frozen = teacher_stage.finish(teacher.state, {})
+    digest = fingerprint(fetch(frozen))
     metrics = summary(
         build_evaluation(teacher_stage.networks, measure)(teacher.state, {}, data.test)
     )
@@ -29,13 +31,15 @@ def main(config, workdir: Path) -> None:
         done = []
         for stage, seeds in parts:
             trained = setup.restore_row(
-                workdir, stage, {"teacher": fingerprint(frozen)}, key=f"run.rows.{name}"
+                workdir, stage, {"teacher": digest}, placement, key=f"run.rows.{name}"
             )
             evaluate = distill.build_student_evaluation(stage, seeds)
             done.append((summary(evaluate(trained.state, frozen, data.test)), trained))
         seeds = list(range(config.run.seeds))
         rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))
-    print(f"teacher {fingerprint(frozen)[:12]}")
+    if not setup.is_first():
+        return
+    print(f"teacher {digest[:12]}")
     print(tables.results_table(rows, baseline=config.run.baseline, columns=distill.COLUMNS))
 
 

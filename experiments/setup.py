@@ -5,21 +5,25 @@
 
 import contextlib
 import difflib
+import functools
+import importlib.util
 import inspect
 import json
+import os
 import platform
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from kdjax import methods, networks
@@ -33,8 +37,12 @@ from kdjax.train import (
     NonFiniteLossError,
     Stage,
     Stopped,
+    batch_sharding,
     init_state,
     make_mesh,
+    put,
+    settle,
+    state_sharding,
     train_stage,
 )
 from kdjax.train.checkpoints import Checkpoints
@@ -43,6 +51,16 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe: configs/FI
 WORKDIR = flags.DEFINE_string("workdir", None, "where config, metrics, checkpoints and report go")
 EXTEND = flags.DEFINE_bool("extend", False, "allow more steps than the workdir was started with")
 PROFILE = flags.DEFINE_string("profile", "", "write a profile of the run to this folder")
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", "", "keep compiled programs in this folder, for the next start"
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "HOST:PORT of the first of several processes; not needed under srun, mpirun or on TPU VMs",
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "with --coordinator: how many there are")
+PROCESS = flags.DEFINE_integer("process", None, "with --coordinator: which one this is, from 0")
 
 # What a user can mend by changing the command; anything else is a fault and keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, FileNotFoundError, KeyError)
@@ -63,6 +81,14 @@ def launch(main: Callable[[Any, Path], int | None]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments {argv[1:]}")
         logging.set_verbosity(logging.WARNING)
+        if COMPILATION_CACHE.value:
+            jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        try:
+            join_processes()
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         signal.signal(signal.SIGTERM, _remember_stop)
         tracing = jax.profiler.trace(PROFILE.value) if PROFILE.value else contextlib.nullcontext()
         try:
@@ -78,10 +104,10 @@ def launch(main: Callable[[Any, Path], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
-    app.run(run, flags_parser=_parse)
+    app.run(run, flags_parser=parse_flags)
 
 
-def _parse(argv):
+def parse_flags(argv):
     """Flags; a misspelt config key is answered in one line, with the nearest there is."""
     try:
         return flags.FLAGS(argv)
@@ -96,6 +122,65 @@ _stop_asked = False
 def _remember_stop(signum, frame):
     global _stop_asked
     _stop_asked = True
+
+
+def _stop_agreed() -> bool:
+    """Whether any process was asked to stop: they stop after the same chunk, or they would wait."""
+    if jax.process_count() == 1:
+        return _stop_asked
+    return bool(multihost_utils.process_allgather(np.asarray(_stop_asked)).any())
+
+
+def join_processes() -> None:
+    """Makes this process one of several, where a flag or the environment says that there are several.
+
+    Every process runs the same command on a workdir that all of them see; process 0 writes to it.
+
+    Raises:
+        ConfigError: flags that do not say where, how many and which.
+    """
+    count, number = PROCESSES.value, PROCESS.value
+    given = {"processes": count, "process": number}
+    if COORDINATOR.value:
+        if count is None or number is None:
+            missing = [name for name, value in given.items() if value is None]
+            raise ConfigError(f"--coordinator needs --{' and --'.join(missing)}")
+        if not 0 <= number < count:
+            raise ConfigError(f"--process={number} is not one of {count}, from 0")
+        jax.distributed.initialize(COORDINATOR.value, count, number)
+    elif any(value is not None for value in given.values()):
+        raise ConfigError("--processes and --process need --coordinator=HOST:PORT")
+    elif _launched_as_several(os.environ) or _on_tpu_vm():
+        jax.distributed.initialize()
+
+
+def _launched_as_several(environment) -> bool:
+    # What srun and mpirun set for the processes that they start, and only for those.
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return any(int(environment.get(name, "1")) > 1 for name in counts)
+
+
+def _on_tpu_vm() -> bool:
+    # One host of a pod does not know of the others from its environment: JAX asks the machine.
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev").glob("vfio/[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints, process 0."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_process_first(what: str):
+    """Process 0 goes through the block before the others: what it prepares, they find."""
+    if not is_first():
+        multihost_utils.sync_global_devices(what)
+    try:
+        yield
+    finally:
+        if is_first():
+            multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager
@@ -122,7 +207,8 @@ def choose(key: str, name: str, choices: Mapping[str, Any]):
 
 
 def _public(module):
-    return {name: f for name, f in vars(module).items() if inspect.isfunction(f)}
+    kinds = (types.FunctionType, functools.partial)
+    return {name: f for name, f in vars(module).items() if isinstance(f, kinds)}
 
 
 def call_with(key: str, function, options: Mapping[str, Any], *arguments):
@@ -183,6 +269,33 @@ def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformatio
     return optax.chain(*parts, rule)
 
 
+class Placement(NamedTuple):
+    """Where a run's arrays lie: the devices, and the sharding rules of players and teachers by name."""
+
+    mesh: jax.sharding.Mesh
+    how: str
+    sharding: Mapping[str, Any]
+
+
+def build_placement(config) -> Placement:
+    """From `config.place`: `mesh`, `how`, and the rules `sharding.NAME` for those who have any."""
+    place = config.place
+    check_range("place.how", place.how, lambda v: v in ("pjit", "pmap"), "'pjit' or 'pmap'")
+    with reading("place.mesh"):
+        mesh = make_mesh(place.mesh)
+    sharding = {name: rules for name, rules in place.get("sharding", {}).items() if rules}
+    if place.how == "pmap" and (sharding or jax.process_count() > 1):
+        raise ConfigError("config.place.how: sharding rules and several processes need 'pjit'")
+    return Placement(mesh, place.how, sharding)
+
+
+def place_batches(placement: Placement, batches):
+    """The batches `[batches, B, ...]` of an evaluation, each split over the devices."""
+    if placement.how == "pmap":
+        return batches
+    return put(batches, batch_sharding(placement.mesh, 1))
+
+
 def check_range(key: str, value, holds: Callable[[Any], bool], wanted: str) -> None:
     """Refuses a config value for which `holds` is false."""
     if not holds(value):
@@ -197,9 +310,19 @@ class Run(NamedTuple):
 
     workdir: Path
     config: Any
-    mesh: jax.sharding.Mesh
-    writer: MetricWriter
+    placement: Placement
+    writer: "MetricWriter | SilentWriter"
     record: dict[str, Any]
+
+
+class SilentWriter:
+    """The metric writer of the processes that do not write."""
+
+    def write(self, row, step, values, split="train"):
+        pass
+
+    def rewind(self, row, step, split=None):
+        pass
 
 
 def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
@@ -209,15 +332,14 @@ def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
         ConfigError: the workdir belongs to another `run` config or other data (the difference is
             shown), a mesh that does not fit the devices.
     """
-    check_range("place.how", config.place.how, lambda v: v in ("pjit", "pmap"), "'pjit' or 'pmap'")
-    with reading("place.mesh"):
-        mesh = make_mesh(config.place.mesh)
+    placement = build_placement(config)
     for key in ("save_every", "log_every", "validate_every"):
         check_range(f"place.{key}", config.place[key], lambda v: v > 0, "above 0")
+    processes = f" {jax.process_count()} processes" if jax.process_count() > 1 else ""
     record = {
         "run": _plain(config.run),
         "place": _plain(config.place),
-        "layout": f"{config.place.how} {dict(mesh.shape)} {jax.default_backend()}",
+        "layout": f"{placement.how} {dict(placement.mesh.shape)} {jax.default_backend()}{processes}",
         "jaxlib": jax.lib.__version__,
         "python": platform.python_version(),
         "data": data_fingerprint,
@@ -226,8 +348,10 @@ def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
     if path.exists():
         _check_same(workdir, json.loads(path.read_text()), record)
     workdir.mkdir(parents=True, exist_ok=True)
+    if not is_first():
+        return Run(workdir, config, placement, SilentWriter(), record)
     files.write_atomically(path, json.dumps(record, indent=1))
-    return Run(workdir, config, mesh, MetricWriter(workdir), record)
+    return Run(workdir, config, placement, MetricWriter(workdir), record)
 
 
 def _plain(config):
@@ -251,7 +375,8 @@ def _check_same(workdir, before, now):
         {name: before[name] for name in ("place", "layout", "jaxlib", "python")},
         {name: now[name] for name in ("place", "layout", "jaxlib", "python")},
     ):
-        print(f"resuming with {key} = {b!r}, was {a!r}", file=sys.stderr)
+        if is_first():
+            print(f"resuming with {key} = {b!r}, was {a!r}", file=sys.stderr)
 
 
 def _differences(before, now, prefix=""):
@@ -281,12 +406,15 @@ def seed_groups(name: str, seeds: int, together: bool) -> list[tuple[str, int | 
     return [(f"{name}-seed{seed}", seed) for seed in range(seeds)]
 
 
-def build_stage(label, method, nets, inputs, optimiser, streams, steps, seeds) -> Stage:
+def build_stage(
+    label, method, nets, inputs, optimiser, streams, steps, seeds, placement: Placement
+) -> Stage:
     """A stage of a method over networks at hand: its own players are made, sized and added.
 
     `inputs` are the shapes that networks are initialised with, `{name: shape struct}`; `seeds` is one
-    seed or several, which then train together. `init` takes the frozen arrays, `finish` gives those
-    of the trained student as a teacher's.
+    seed or several, which then train together. `init` takes the frozen arrays and makes a state that
+    lies as the rules of `placement` say from the start; `finish` gives the frozen arrays of the
+    trained student as a teacher.
     """
     shapes = {key: networks.output_shapes(net, inputs[key]) for key, net in nets.items()}
     made = {key: make(shapes) for key, make in method.players.items()}
@@ -301,10 +429,25 @@ def build_stage(label, method, nets, inputs, optimiser, streams, steps, seeds) -
             averages=method.averages, memory=method.memory, hyper=method.hyper,
         )  # fmt: skip
 
+    replicas = not isinstance(seeds, int)
+    start, numbers = (jax.vmap(fresh), np.asarray(seeds)) if replicas else (fresh, seeds)
+
+    def shardings(frozen):
+        rules = {n: r for n, r in placement.sharding.items() if n in players or n in frozen}
+        state = jax.eval_shape(start, numbers)
+        return state_sharding(placement.mesh, state, frozen, rules, replicas=replicas)
+
     def init(frozen):
-        if isinstance(seeds, int):
-            return jax.jit(fresh)(seeds), frozen
-        return jax.jit(jax.vmap(fresh))(jnp.asarray(seeds)), frozen
+        if not placement.sharding:
+            return jax.jit(start)(numbers), frozen
+        of_state, of_frozen = shardings(frozen)
+        return jax.jit(start, out_shardings=of_state)(numbers), put(frozen, of_frozen)
+
+    if placement.sharding:  # refused here, before anything is trained
+        teachers = [name for name in nets if name not in players]
+        shapes = {n: networks.variable_shapes(nets[n], inputs[n])["params"] for n in teachers}
+        with reading("place.sharding"):
+            shardings(shapes)
 
     def finish(state, frozen):
         del frozen
@@ -338,7 +481,8 @@ def train_row(run: Run, stage: Stage, frozen, seeds, teachers, evaluate) -> Trai
     def validate(step, state):
         run.writer.write(stage.name, step, evaluate(state), split="validation")
 
-    with progress(stage.steps, stage.name) as update:
+    assert stage.steps is not None  # only a fold without gradients has no steps of its own
+    with progress(stage.steps, stage.name) if is_first() else _no_progress() as update:
 
         def on_start(step):
             nonlocal began
@@ -354,16 +498,16 @@ def train_row(run: Run, stage: Stage, frozen, seeds, teachers, evaluate) -> Trai
         state, frozen = stage.init(frozen)
         trained = train_stage(
             stage, state, frozen,
-            seeds=seeds, mesh=run.mesh, how=place.how, replicas=replicas,
+            seeds=seeds, mesh=run.placement.mesh, how=place.how, replicas=replicas,
             checkpoints=checkpoints, record=record,
             save_every=place.save_every, chunk_length=place.log_every,
             every=[Every(place.validate_every, validate)],
-            on_start=on_start, on_metrics=on_metrics, stop=lambda: _stop_asked,
+            on_start=on_start, on_metrics=on_metrics, stop=_stop_agreed,
         )  # fmt: skip
     checkpoints.close()
     run.writer.rewind(stage.name, stage.steps - 1, split="validation")
     validate(stage.steps, trained.state)
-    for replica, (step, terms) in trained.failures.items():
+    for replica, (step, terms) in trained.failures.items() if is_first() else ():
         print(
             f"{stage.name}: seed {replica} is not finite from step {step}: {terms}", file=sys.stderr
         )
@@ -371,14 +515,23 @@ def train_row(run: Run, stage: Stage, frozen, seeds, teachers, evaluate) -> Trai
     return Trained(trained.state, seconds, trained.failures)
 
 
-def restore_row(workdir: Path, stage: Stage, teachers, *, key: str) -> Trained:
+@contextlib.contextmanager
+def _no_progress():
+    yield lambda step, note="": None
+
+
+def restore_row(
+    workdir: Path, stage: Stage, teachers, placement: Placement, *, key: str
+) -> Trained:
     """The finished state of a stage that a workdir holds, trained with `teachers`."""
     folder = workdir / "checkpoints" / stage.name
     if not folder.is_dir():
         raise ConfigError(f"config.{key}: there is no trained {stage.name!r} in {workdir}")
     checkpoints = Checkpoints(folder)
+    state = stage.init({})[0]
+    state = settle(state, placement.mesh) if placement.how == "pjit" else state
     with reading(key):
-        found = checkpoints.restore(stage.init({})[0])
+        found = checkpoints.restore(state)
     checkpoints.close()
     if found is None or found.record["step"] < stage.steps:
         reached = "no sound checkpoint" if found is None else f"step {found.record['step']}"

@@ -18,7 +18,7 @@ from kdjax.methods import supervised
 from kdjax.metrics import classification
 from kdjax.networks import fingerprint
 from kdjax.report.results import write_results
-from kdjax.train import build_evaluation
+from kdjax.train import build_evaluation, fetch
 
 AUGMENTATIONS = {
     "": (),
@@ -43,7 +43,8 @@ class Data(NamedTuple):
 def build_data(config) -> Data:
     """Streams of the labelled subset (by seed) and of the unlabelled training set, and both splits."""
     data, batch = config.run.data, config.run.batch
-    with setup.reading("run.data"):
+    placement = setup.build_placement(config)
+    with setup.reading("run.data"), setup.first_process_first("data"):
         source = load_source(data)
         if source.num_classes is None or "image" not in source.columns:
             raise ValueError(f"{data.name} has {sorted(source.columns)}: wanted image and label")
@@ -65,7 +66,10 @@ def build_data(config) -> Data:
 
     def whole(numbers):
         columns = {name: source.columns[name][numbers] for name in ("image", "label")}
-        return streams.epoch_batches(columns, min(512, len(numbers)), prepare=normalise)
+        devices = placement.mesh.size
+        size = -(-min(512, len(numbers)) // devices) * devices
+        batches = streams.epoch_batches(columns, size, prepare=normalise)
+        return setup.place_batches(placement, batches)
 
     student = {"labelled": stream(labelled, "image", "label")}
     if data.transfer:
@@ -129,7 +133,7 @@ def measure(scope):
 def summary(totals) -> dict[str, np.ndarray]:
     """{metric: value, or one per seed} from the totals of an evaluation."""
     values = {}
-    for name, (total, count) in jax.device_get(totals).items():
+    for name, (total, count) in fetch(totals).items():
         if name == "calibration":
             error = classification.expected_calibration_error(total, count)
             values["calibration_error"] = np.asarray(error)
@@ -144,9 +148,12 @@ def build_stage(config, data: Data, network):
     setup.check_range("run.teacher.steps", settings.steps, lambda v: v > 0, "above 0")
     key = "run.teacher.optimiser"
     optimiser = setup.build_optimiser(key, settings.optimiser, settings.steps)
+    placement = setup.build_placement(config)
+    rules = placement.sharding.get("teacher", ())
+    placement = placement._replace(sharding={"student": rules} if rules else {})
     return setup.build_stage(
         "teacher", build_method(config), {"student": network}, {"student": data.inputs},
-        optimiser, data.teacher, settings.steps, seeds=0,
+        optimiser, data.teacher, settings.steps, 0, placement,
     )  # fmt: skip
 
 
@@ -155,7 +162,9 @@ def obtain_teacher(config, run, data: Data, stage):
     evaluate = build_evaluation(stage.networks, measure)
     elsewhere = config.run.teacher.workdir
     if elsewhere:
-        trained = setup.restore_row(Path(elsewhere), stage, {}, key="run.teacher.workdir")
+        trained = setup.restore_row(
+            Path(elsewhere), stage, {}, run.placement, key="run.teacher.workdir"
+        )
     else:
         validate = lambda state: summary(evaluate(state, {}, data.validation))
         trained = setup.train_row(run, stage, {}, 0, {}, validate)
@@ -164,7 +173,7 @@ def obtain_teacher(config, run, data: Data, stage):
     row = setup.result_row(
         "teacher", [0], [(metrics, trained)], stage.networks["student"], data.inputs
     )
-    return frozen, fingerprint(frozen), row
+    return frozen, fingerprint(fetch(frozen)), row
 
 
 def main(config, workdir: Path) -> None:
@@ -172,6 +181,8 @@ def main(config, workdir: Path) -> None:
     stage = build_stage(config, data, build_networks(config, data)["teacher"])
     run = setup.open_run(config, workdir, data.source.fingerprint)
     _, digest, row = obtain_teacher(config, run, data, stage)
+    if not setup.is_first():
+        return
     write_results(workdir / "results.json", [row])
     print(f"teacher {digest[:12]}: test accuracy {row['metrics']['accuracy'][0]:.4f}, in {workdir}")
 

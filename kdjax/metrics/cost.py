@@ -13,8 +13,8 @@ def count_flops(function, *arguments: Any) -> int:
     Matrix products and convolutions count two operations per multiplication and addition;
     everything else (elementwise work, reductions, sorting, factorisations, kernels written by hand)
     counts nothing. The body of a `scan` counts as often as it runs, of a `cond` the dearest branch,
-    of a `shard_map` once per device. A convolution counts its padding like any input. For the cost
-    of one example, pass a batch of one.
+    of a `shard_map` once per device of the axes that it maps. A convolution counts its padding like any
+    input. For the cost of one example, pass a batch of one.
 
     Args:
         function: any JAX function; close over what is not an array.
@@ -55,10 +55,16 @@ def _equation_flops(equation):
     if name == "scan":
         return parameters["length"] * inner
     if name == "shard_map":
-        return parameters["mesh"].size * inner
+        sizes = parameters["mesh"].shape
+        return math.prod(sizes[axis] for axis in _manual_axes(parameters)) * inner
     if name == "while" and inner:
         raise ValueError("a while loop has products in it: its cost depends on how often it runs")
     return inner
+
+
+def _manual_axes(parameters):
+    """The mesh axes whose devices each run the body on a part; over the others its shapes are whole."""
+    return parameters["newly_manual_axes" if "newly_manual_axes" in parameters else "manual_axes"]
 
 
 def _jaxprs_of(parameters):

@@ -19,6 +19,11 @@ from kdjax.networks.cifar_resnet import (
     resnet110,
 )
 from kdjax.networks.cnn import small_cnn
+from kdjax.networks.decoder import (
+    decoder_transformer,
+    llama3_1b,
+    llama3_8b,
+)
 from kdjax.networks.fingerprint import fingerprint
 from kdjax.networks.low_rank import (
     low_rank,

@@ -1,4 +1,3 @@
-# ruff: noqa: F401
 """Teacher signals, dense and sparse, and divergences over vocabularies that do not fit in memory."""
 
 from kdjax.signals.chunked import chunked_divergence, chunked_loss

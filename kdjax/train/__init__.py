@@ -3,6 +3,8 @@
 `kdjax.train.checkpoints` is imported by name: it is the one module that needs Orbax.
 """
 
+from kdjax.train.constraints import constrainer as constrainer
+from kdjax.train.constraints import per_shard as per_shard
 from kdjax.train.evaluation import build_evaluation as build_evaluation
 from kdjax.train.federated import federated as federated
 from kdjax.train.federated import weighted_average as weighted_average
@@ -21,10 +23,15 @@ from kdjax.train.method import term as term
 from kdjax.train.partition import restrict as restrict
 from kdjax.train.partition import split as split
 from kdjax.train.placement import batch_sharding as batch_sharding
+from kdjax.train.placement import fetch as fetch
 from kdjax.train.placement import make_mesh as make_mesh
 from kdjax.train.placement import place as place
 from kdjax.train.placement import put as put
+from kdjax.train.placement import put_local as put_local
 from kdjax.train.placement import replicated as replicated
+from kdjax.train.placement import settle as settle
+from kdjax.train.placement import share_reader as share_reader
+from kdjax.train.placement import state_sharding as state_sharding
 from kdjax.train.placement import tree_sharding as tree_sharding
 from kdjax.train.pool import Pool as Pool
 from kdjax.train.rules import average_gradient_memory as average_gradient_memory

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from kdjax.networks.fingerprint import fingerprint
+from kdjax.train.placement import fetch
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +24,10 @@ _DAMAGE = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held; `handed` is None where nothing was saved as such."""
+    """What a checkpoint held; the record has what was `handed`, where something was."""
 
     state: Any
     record: dict[str, Any]
-    handed: Any = None
 
 
 class Checkpoints:
@@ -60,7 +60,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         plain = _without_keys(state)
-        digest = fingerprint(_on_host(plain))
+        digest = fingerprint(fetch(plain))
         entry = {**record, "step": step, "structure": _structure(state), "sha256": digest}
         items = {"state": ocp.args.StandardSave(plain)}
         if handed is not None:
@@ -95,9 +95,11 @@ class Checkpoints:
                     f"{self._directory}/{step} holds another state: other names, shapes or dtypes"
                 )
             try:
-                return Restored(self._read_state(step, template, digest), record, handed)
+                state = self._read_state(step, template, digest)
             except _DAMAGE as error:
                 self._set_aside(step, error)
+                continue
+            return Restored(state, record if handed is None else {**record, "handed": handed})
         return None
 
     def record(self) -> dict[str, Any] | None:
@@ -131,7 +133,7 @@ class Checkpoints:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _without_keys(like))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         state = self._manager.restore(step, args=args)["state"]
-        _verify(_on_host(state), digest, "state")
+        _verify(fetch(state), digest, "state")
         return _with_keys(state, like)
 
     def _set_aside(self, step, error):
@@ -143,7 +145,9 @@ class Checkpoints:
             "%s/%d is damaged (%s): moved to %s", self._directory, step, _first_line(error), target
         )
         self._manager.close()
-        shutil.move(self._directory / str(step), target)
+        if jax.process_index() == 0:
+            shutil.move(self._directory / str(step), target)
+        multihost_utils.sync_global_devices(f"{self._directory.name}-{step} is set aside")
         self._manager = self._open()
 
     def wait(self) -> None:
@@ -165,7 +169,7 @@ def _verify(tree, digest, what):
 def _described(handed):
     """(the leaves by number, the JSON that tells their tree, shapes, dtypes and sha256)."""
     found, structure = jax.tree.flatten(handed)
-    leaves = {str(number): np.asarray(x) for number, x in enumerate(_on_host(found))}
+    leaves = {str(number): np.asarray(x) for number, x in enumerate(fetch(found))}
     tree = jax.tree.unflatten(structure, list(leaves))
     try:
         same = jax.tree.structure(json.loads(json.dumps(tree))) == structure
@@ -197,13 +201,6 @@ def _without_keys(tree):
 
 def _with_keys(tree, like):
     return jax.tree.map(lambda x, l: jax.random.wrap_key_data(x) if _is_key(l) else x, tree, like)
-
-
-def _on_host(tree):
-    """The whole tree as NumPy arrays, on every process."""
-    if all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(tree)):
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def _first_line(error):

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXES = ("data", "fsdp")  # the axes over which a batch is split
@@ -60,46 +61,118 @@ def tree_sharding(mesh: Mesh, tree, rules: Rules = ()):
     Raises:
         ValueError: a rule that matches no leaf; an axis that does not divide its dimension.
     """
-    matched = [0] * len(rules)
+    return _by_rule(mesh, rules, "", (tree, 0))[0]
 
-    def one(path, leaf):
-        name = "/".join(_key(part) for part in path)
+
+def state_sharding(
+    mesh: Mesh, state, frozen, rules: Mapping[str, Rules], *, replicas: bool = False
+) -> tuple[Any, Any]:
+    """(shardings of a `State`, of `frozen`) from the rules of each player and teacher by name.
+
+    The rules of a name hold for its trained and its frozen parameters, for its moving average, and
+    for whatever in its optimiser's state lies under a parameter's path in the parameter's shape.
+    Everything else is replicated.
+
+    Args:
+        mesh: from `make_mesh`.
+        state, frozen: arrays, or their shapes from `jax.eval_shape`: `jax.jit` with these shardings
+            as `out_shardings` makes a state that was never whole on one device.
+        rules: `{name: rules}`, see `tree_sharding`.
+        replicas: whether the state leads with an axis of replicas, which the rules do not count.
+
+    Raises:
+        ValueError: rules of a name that is in neither; and as `tree_sharding`.
+    """
+    unknown = sorted(set(rules) - set(state.params) - set(frozen))
+    if unknown:
+        names = sorted({*state.params, *frozen})
+        raise ValueError(f"sharding rules of {unknown}; there are {names}")
+    everywhere = replicated(mesh)
+    whole = jax.tree.map(lambda x: everywhere, state)
+    params, opt, average = dict(whole.params), dict(whole.opt), dict(whole.average)
+    kept = jax.tree.map(lambda x: everywhere, dict(frozen))
+    for name, of_name in rules.items():
+        # Replicas share what is frozen: it lacks their axis.
+        trees = [(state.params.get(name, {}), int(replicas)), (frozen.get(name, {}), 0)]
+        trained, base = _by_rule(mesh, of_name, f"{name}: ", *trees)
+        if name in frozen:
+            kept[name] = base
+        if name in state.params:
+            params[name] = trained
+            leaves = jax.tree.leaves_with_path(state.params[name])
+            found = {
+                _names(path): (x.shape, sharding)
+                for (path, x), sharding in zip(leaves, jax.tree.leaves(trained), strict=True)
+            }
+            opt[name] = _follow(state.opt[name], found, everywhere)
+            if name in average:
+                average[name] = trained
+    return whole.replace(params=params, opt=opt, average=average), kept
+
+
+def _by_rule(mesh, rules, owner, *trees):
+    """The shardings of each of `trees` = (tree, number of leading axes that rules do not count)."""
+    matched = [0] * len(rules)
+    names = []
+
+    def sharding(path, leaf, skip):
+        name = "/".join(_names(path))
+        names.append(name)
         for number, (pattern, axes) in enumerate(rules):
             if re.search(pattern, name):
                 matched[number] += 1
-                return _checked(mesh, name, leaf, axes)
+                return _checked(mesh, f"{owner}{name}", leaf.shape[skip:], axes, skip)
         return replicated(mesh)
 
-    shardings = jax.tree_util.tree_map_with_path(one, tree)
+    shardings = [
+        jax.tree_util.tree_map_with_path(
+            lambda path, leaf, skip=skip: sharding(path, leaf, skip), t
+        )
+        for t, skip in trees
+    ]
     idle = [pattern for (pattern, _), hits in zip(rules, matched, strict=True) if not hits]
     if idle:
-        names = ["/".join(map(_key, path)) for path, _ in jax.tree.leaves_with_path(tree)]
-        raise ValueError(f"rules {idle} match no parameter; there are {names}")
+        raise ValueError(f"{owner}rules {idle} match no parameter; there are {names}")
     return shardings
 
 
-def _key(part):
-    return str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
+def _follow(tree, found, otherwise):
+    """The sharding of the parameter whose path a leaf's path ends with, where the shapes agree."""
+
+    def one(path, leaf):
+        names = _names(path)
+        for start in range(len(names)):
+            shape, sharding = found.get(names[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return otherwise
+
+    return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _checked(mesh, name, leaf, axes):
-    for size, axis in zip(leaf.shape, axes, strict=False):
+def _names(path):
+    return tuple(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
+
+
+def _checked(mesh, name, shape, axes, skip):
+    if len(axes) > len(shape):
+        raise ValueError(f"{name} {shape} has fewer axes than its rule {tuple(axes)}")
+    for size, axis in zip(shape, axes, strict=False):
         if axis is not None and axis not in mesh.shape:
             raise ValueError(f"{name}: the mesh has no axis {axis!r}, only {tuple(mesh.shape)}")
         if axis is not None and size % mesh.shape[axis]:
-            raise ValueError(
-                f"{name} {leaf.shape}: {axis}={mesh.shape[axis]} does not divide {size}"
-            )
-    if len(axes) > len(leaf.shape):
-        raise ValueError(f"{name} {leaf.shape} has fewer axes than its rule {axes}")
-    return NamedSharding(mesh, PartitionSpec(*axes))
+            raise ValueError(f"{name} {shape}: {axis}={mesh.shape[axis]} does not divide {size}")
+    return NamedSharding(mesh, PartitionSpec(*[None] * skip, *axes))
 
 
 def put(tree, sharding):
-    """Arrays that every process holds whole, as global arrays of `sharding` (or a tree of them)."""
+    """Arrays that every process holds whole, as global arrays of `sharding` (or a tree of them).
+
+    An array that is global already is laid out anew where its sharding differs.
+    """
 
     def one(x, s):
-        if s.is_fully_addressable:
+        if s.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
             return jax.device_put(x, s)
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(one(jax.random.key_data(x), s))
@@ -109,6 +182,63 @@ def put(tree, sharding):
     if isinstance(sharding, NamedSharding):
         return jax.tree.map(lambda x: one(x, sharding), tree)
     return jax.tree.map(one, tree, sharding)
+
+
+def put_local(tree, sharding: NamedSharding):
+    """The rows that each process holds of its own, as global arrays; `put` takes them as they are.
+
+    Every process gives the rows that its devices get under `sharding`, in their order.
+    """
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def settle(tree, mesh: Mesh):
+    """Arrays that lie on the mesh keep their sharding; the others get a copy on every device."""
+
+    def wanted(x):
+        sharding = getattr(x, "sharding", None)
+        there = isinstance(sharding, NamedSharding) and sharding.mesh == mesh
+        return sharding if there else replicated(mesh)
+
+    return put(tree, jax.tree.map(wanted, tree))
+
+
+def fetch(tree):
+    """The whole tree as NumPy arrays, on every process."""
+
+    def one(x):
+        if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def share_reader(read: Callable[[np.ndarray], Mapping[str, np.ndarray]], mesh: Mesh):
+    """A stream's `read` where every process reads only its own share of each batch.
+
+    Args:
+        read: `indices [...] -> {column: [..., shape]}`, see `kdjax.data.streams.Stream`.
+        mesh: the mesh that the stream's batches are trained on.
+
+    Returns:
+        A function like `read` whose columns are global arrays.
+    """
+    parts = _data_parts(mesh)
+
+    def read_share(index):
+        _check_divides({"index": index}, index.ndim - 1, parts)
+        sharding = batch_sharding(mesh, index.ndim - 1)
+        places = sharding.addressable_devices_indices_map(index.shape).values()
+        rows = sorted({each[-1].indices(index.shape[-1])[:2] for each in places})
+        mine = np.concatenate([index[..., start:stop] for start, stop in rows], axis=-1)
+        return put_local(read(mine), sharding)
+
+    return read_share
+
+
+def _data_parts(mesh):
+    return math.prod(mesh.shape[name] for name in DATA_AXES if name in mesh.shape)
 
 
 def place(
@@ -124,8 +254,8 @@ def place(
     Args:
         builder: gets the mapped axis under pmap, else None; see `build_train_step`'s `axis`.
         mesh: from `make_mesh`; None is every device on the data axis.
-        how: `"pjit"` is `jax.jit` over the mesh, where arrays keep the sharding they come with and
-            the batch is split over the data axes. `"pmap"` maps over the mesh's devices.
+        how: `"pjit"` is `jax.jit` over the mesh, where state and `frozen` keep the sharding they come
+            with (see `settle`, `state_sharding`) and the batch is split over the data axes. `"pmap"` maps over the mesh's devices.
         replicas: `("seed", n)` runs n states of one program: state, batch and metrics get an axis of
             n; `frozen` is shared.
         batch_axis: where examples lie in the leaves of `batch`: 0 for a step, 1 for a chunk of steps.
@@ -151,19 +281,30 @@ def place(
 
 
 def _pjit(function, mesh, examples):
-    compiled = jax.jit(function, donate_argnums=0)
+    compiled: dict[Any, Callable[..., Any]] = {}
     sharding = batch_sharding(mesh, examples)
-    parts = math.prod(mesh.shape[name] for name in DATA_AXES if name in mesh.shape)
+    parts = _data_parts(mesh)
 
     def run(state, frozen, batch):
         _check_divides(batch, examples, parts)
-        return compiled(state, frozen, put(batch, sharding))
+        leaves, structure = jax.tree.flatten(state)
+        layout = tuple(getattr(x, "sharding", None) for x in leaves)
+        key = (structure, layout)
+        if key not in compiled:
+            # The state leaves as it came, so that no step compiles anew for the layout of the last
+            # one; metrics are whole everywhere, so that every process can read them.
+            named = [s if isinstance(s, NamedSharding) else None for s in layout]
+            out = (jax.tree.unflatten(structure, named), replicated(mesh))
+            compiled[key] = jax.jit(function, donate_argnums=0, out_shardings=out)
+        return compiled[key](state, frozen, put(batch, sharding))
 
     return run
 
 
 def _pmap(function, mesh, examples):
     devices = list(mesh.devices.flat)
+    if len(devices) > len(mesh.local_devices):
+        raise ValueError("pmap runs in one process; several need how='pjit'")
     compiled = jax.pmap(
         function,
         axis_name="devices",
@@ -187,7 +328,7 @@ def _pmap(function, mesh, examples):
 def _check_divides(batch, axis, parts):
     for path, leaf in jax.tree.leaves_with_path(batch):
         if leaf.shape[axis] % parts:
-            name = "/".join(map(_key, path))
+            name = "/".join(_names(path))
             raise ValueError(
                 f"{parts} devices do not divide the {leaf.shape[axis]} examples of {name}"
             )

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from kdjax.data.streams import Stream
@@ -24,7 +23,7 @@ class Pool(Stream):
         augment: see `Stream`; the example has `where` too.
         memory: where the state keeps the examples.
 
-    >>> kept = Pool.empty(4, {"label": jax.ShapeDtypeStruct((), jnp.int32)})
+    >>> kept = Pool.empty(4, {"label": jnp.int32(0)})
     >>> kept = Pool.add(kept, {"label": jnp.array([7, 8, 9])}, jnp.array([True, False, True]))
     >>> kept["columns"]["label"], int(kept["written"])
     (Array([7, 9, 0, 0], dtype=int32), 2)
@@ -38,7 +37,7 @@ class Pool(Stream):
 
     @staticmethod
     def empty(capacity: int, example) -> dict[str, Any]:
-        """Room for `capacity` examples like `example`, `{column: shape struct of one}`."""
+        """Room for `capacity` examples like `example`, `{column: an array or its shape}`."""
         if capacity < 1:
             raise ValueError(f"a pool's capacity must be at least 1, got {capacity}")
         columns = {name: jnp.zeros((capacity, *x.shape), x.dtype) for name, x in example.items()}

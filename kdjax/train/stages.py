@@ -13,7 +13,7 @@ from kdjax.data.streams import Stream
 from kdjax.networks.network import Network
 from kdjax.train.loop import Every, NonFiniteLossError, Trained, scanned, train
 from kdjax.train.method import Method
-from kdjax.train.placement import place, put, replicated
+from kdjax.train.placement import fetch, place, settle
 from kdjax.train.scope import Scope
 from kdjax.train.step import build_train_step
 
@@ -118,7 +118,8 @@ def train_stage(
     """Trains one stage on its devices, from its newest checkpoint to its last step.
 
     Args:
-        stage: what to train; `state` and `frozen` are what its `init` gave.
+        stage: what to train; `state` and `frozen` are what its `init` gave. Arrays that lie on the
+            mesh already keep their sharding, see `state_sharding`; the others are replicated.
         seeds: what the index plans are read with: one seed, or one per replica.
         mesh, how, replicas: see `place`.
         checkpoints: a `kdjax.train.checkpoints.Checkpoints`, or None to keep nothing.
@@ -140,16 +141,17 @@ def train_stage(
         raise TypeError(
             f"the streams of {stage.name!r} are made by run_stages, from what came before"
         )
-    base = 0 if round is None or steps is None else round * steps
-    if stage.fit is not None:
+    if steps is None:
         steps = _batches(stage.name, streams, seeds)
-        base = (round or 0) * steps
-        streams = {name: _Epoch(stream, base) for name, stream in streams.items()}
+    base = (round or 0) * steps
+    plans: Mapping[str, Any] = streams
+    if stage.fit is not None:
+        plans = {name: _Epoch(stream, base) for name, stream in streams.items()}
     chunk = _compiled(stage, streams, mesh, how, replicas)
     resident = {name: dict(stream.resident) for name, stream in streams.items()}
     shared = {"frozen": frozen, "resident": resident}
     if how == "pjit":
-        state, shared = put(state, replicated(mesh)), put(shared, replicated(mesh))
+        state, shared = settle(state, mesh), settle(shared, mesh)
     found = checkpoints.restore(state) if checkpoints else None
     if found is not None and _round_of(found) != round:
         _check_before(stage.name, found, round, base)
@@ -169,7 +171,7 @@ def train_stage(
 
     saving = [Every(save_every, save)] if checkpoints else []
     trained = train(
-        chunk, state, shared, streams,
+        chunk, state, shared, plans,
         seeds=seeds, steps=base + steps, start=start, chunk_length=chunk_length,
         every=[*stage.every, *every, *saving], on_metrics=on_metrics, stop=stop,
     )  # fmt: skip
@@ -188,8 +190,10 @@ def _compiled(stage, streams, mesh, how, replicas):
     if stage.aggregate is not None and replicas is None:
         raise ValueError(f"stage {stage.name!r} has an aggregate: its clients must be replicas")
     # Of a stream only this is compiled in; its columns and the order of its examples are arguments.
-    traced = {name: (type(s), s.augment, getattr(s, "memory", "")) for name, s in streams.items()}
-    key = (mesh, how, replicas, tuple(traced.items()))
+    # A stage that `dataclasses.replace` made of another shares `compiled` and may differ in the rest.
+    traced = ((name, type(s), s.augment, getattr(s, "memory", "")) for name, s in streams.items())
+    rest = (stage.method, stage.networks, stage.optimisers, stage.fit, stage.aggregate)
+    key = (mesh, how, replicas, tuple(traced), tuple(map(id, rest)))
     if key not in stage.compiled:
 
         def builder(axis):
@@ -220,11 +224,10 @@ def _fit_step(networks, fit, axis):
 
 
 class _Epoch:
-    """One pass over a stream, read like the stream; its first batch is that of step `base`."""
+    """The order of one pass over a stream, whose first batch is that of step `base`."""
 
     def __init__(self, stream, base):
         self._stream, self._base = stream, base
-        self.resident, self.augment, self.batch = stream.resident, stream.augment, stream.batch
 
     def xs(self, seeds, start, steps):
         if np.ndim(seeds) == 0:
@@ -295,7 +298,8 @@ def run_stages(
     Raises:
         ValueError: two stages of one name, which would share their checkpoints.
     """
-    names = [stage.name for each in stages for stage in getattr(each, "stages", (each,))]
+    each = [s.stages if isinstance(s, Repeat) else (s,) for s in stages]
+    names = [stage.name for group in each for stage in group]
     if len(set(names)) < len(names):
         raise ValueError(f"stages need names of their own, got {names}")
     for stage in stages:
@@ -324,15 +328,29 @@ def _run_one(stage, run, slots, previous, **options):
 def _run_rounds(repetition, run, slots, previous):
     newest, handed = (0, 0), previous
     for position, stage in enumerate(repetition.stages if slots is not None else ()):
-        checkpoints = slots(stage.name)
-        found = checkpoints.restore(lambda kept, stage=stage: stage.init(kept["previous"])[0])
-        checkpoints.close()
+        found = _newest_round(stage, slots)
         if found is not None and (_round_of(found), position) >= newest:
-            newest, handed = (_round_of(found), position), found.handed["previous"]
+            newest, handed = (_round_of(found), position), found.record["handed"]["previous"]
+    if newest[0] >= repetition.rounds:
+        raise ValueError(f"there is a round {newest[0]} already, of {repetition.rounds} from 0 on")
     for round in range(repetition.rounds):
         for position, stage in enumerate(repetition.stages):
             if (round, position) >= newest:
-                # As a checkpoint gives it back, so that a run that went on sees the same.
-                handed = jax.tree.map(np.asarray, handed)
+                # As a checkpoint gives it back, so that a run that went on sees the same; a copy,
+                # since the arrays of a state may be donated.
+                handed = jax.tree.map(np.array, fetch(handed))
                 handed = _run_one(stage, run, slots, handed, round=round, handed=handed)
     return handed
+
+
+def _newest_round(stage, slots):
+    def template(kept):
+        if kept is None:
+            raise ValueError(f"the checkpoint of {stage.name!r} is not one of a repetition")
+        return stage.init(kept["previous"])[0]
+
+    checkpoints = slots(stage.name)
+    try:
+        return checkpoints.restore(template)
+    finally:
+        checkpoints.close()

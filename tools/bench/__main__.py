@@ -16,7 +16,9 @@ import tools.bench
 
 
 def main(argv=None):
-    suites = [m.name for m in pkgutil.iter_modules(tools.bench.__path__) if m.name != "__main__"]
+    suites = [
+        m.name for m in pkgutil.iter_modules(tools.bench.__path__) if not m.name.startswith("_")
+    ]
     parser = argparse.ArgumentParser("tools.bench", description=__doc__.splitlines()[0])
     parser.add_argument("suite", choices=suites, metavar="SUITE", help=", ".join(suites))
     parser.add_argument("--json", metavar="FILE", help="write the rows there")

@@ -3,7 +3,8 @@
 Value and gradient by the student are compiled together. `flops` and `bytes` are XLA's own count for
 that program; `ratio` is its time over the time of the KL on `[batch, D]`, D being the size of one
 example of the student's first array. Both run many times inside one program, each run fed by the one
-before, so that the time is the loss's and not the dispatch's.
+before, so that the time is the loss's and not the dispatch's. Where `loops` is true, XLA counts the
+body of a loop once: flops and bytes are then too low, the time is not.
 """
 
 import functools
@@ -50,6 +51,7 @@ def measure(name, loss, example):
         "bytes": run.bytes,
         "flops_ratio": run.flops / reference.flops,
         "bytes_ratio": run.bytes / reference.bytes,
+        "loops": run.loops,
     }
 
 
@@ -81,7 +83,9 @@ class _Timed:
             return jnp.sum(loss(*arguments, **keywords))
 
         both = jax.value_and_grad(total)
-        cost = jax.jit(both).lower(self._students, arrays).compile().cost_analysis()
+        compiled = jax.jit(both).lower(self._students, arrays).compile()
+        self.loops = " while(" in compiled.as_text()
+        cost = compiled.cost_analysis()
         self.flops, self.bytes = float(cost["flops"]), float(cost["bytes accessed"])
 
         def many(students, arrays):

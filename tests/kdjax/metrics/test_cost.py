@@ -121,3 +121,9 @@ def test_work_of_every_device_counts():
     rows = PartitionSpec("data")
     f = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
     assert count_flops(f, shape(16, 4), shape(4, 5)) == 2 * 16 * 4 * 5
+    # Mapped over a part of the mesh, its shapes are whole over the rest.
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "tensor"))
+    f = jax.shard_map(
+        jnp.matmul, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, axis_names={"data"}
+    )
+    assert count_flops(f, shape(16, 4), shape(4, 5)) == 2 * 16 * 4 * 5

@@ -5,9 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kdjax.data.plans import IndexPlan
+from kdjax.data.streams import Stream, host_reader
 from kdjax.losses import relational_distance, softened_kl_divergence
 from kdjax.networks.network import Network, Outputs
-from kdjax.train import build_train_step, init_state, place, put, replicated, term
+from kdjax.train import (
+    build_train_step,
+    init_state,
+    place,
+    put,
+    replicated,
+    scanned,
+    settle,
+    share_reader,
+    state_sharding,
+    term,
+)
 from kdjax.train.method import Phase
 
 
@@ -81,6 +94,59 @@ def trained(mesh, how, *, steps=20, phases=PHASES, size=32):
         for batch in batches(steps, size):
             state, metrics = step(state, shared, batch)
     return jax.tree.map(np.asarray, (state.params, metrics))
+
+
+def streamed(mesh, *, shares):
+    """The parameters after 10 steps in two chunks; with `shares` each process reads its part only."""
+    rng = np.random.default_rng(1)
+    columns = {
+        "image": rng.normal(size=(50, 8)).astype(np.float32),
+        "label": rng.integers(0, 4, 50).astype(np.int32),
+    }
+    plan, size = IndexPlan(np.arange(50), 32), 32 // jax.process_count()
+
+    def read(index):
+        assert index.shape[-1] == size, (index.shape, size)
+        return host_reader(columns)(index)
+
+    kept = {"read": share_reader(read, mesh)} if shares else {"resident": columns}
+    streams = {"transfer": Stream(plan, **kept)}
+    optimisers = {name: optax.sgd(0.05) for name in PLAYERS}
+    state = init_state(jax.random.key(0), networks(), INPUTS, optimisers)
+    builder = lambda axis: build_train_step(networks(), PHASES, optimisers, axis=axis)
+    chunk = place(scanned(builder, streams), mesh, batch_axis=1)
+    resident = {"transfer": dict(streams["transfer"].resident)}
+    state, shared = settle(state, mesh), settle({"frozen": frozen(), "resident": resident}, mesh)
+    with jax.default_matmul_precision("highest"):
+        for start in (0, 5):
+            xs = {"transfer": streams["transfer"].xs(0, start, 5)}
+            state, _ = chunk(state, shared, xs)
+    return jax.tree.map(np.asarray, state.params)
+
+
+HIDDEN_SPLIT = (("w0", (None, "fsdp")), ("w1", ("fsdp",)))
+
+
+def trained_sharded(mesh, rules, *, steps=20, check=lambda state, frozen: None):
+    """The state and the teacher after steps from a state that was born sharded by `rules`."""
+    optimisers = {name: optax.sgd(0.025, momentum=0.5) for name in PLAYERS}
+
+    def fresh():
+        return init_state(
+            jax.random.key(0), networks(), INPUTS, optimisers, averages={"student": None}
+        )
+
+    of_state, of_frozen = state_sharding(mesh, jax.eval_shape(fresh), frozen(), rules)
+    state, shared = jax.jit(fresh, out_shardings=of_state)(), put(frozen(), of_frozen)
+    check(state, shared)
+    averages = {"student": lambda step: 0.9}
+    step = place(
+        lambda a: build_train_step(networks(), PHASES, optimisers, averages=averages, axis=a), mesh
+    )
+    with jax.default_matmul_precision("highest"):
+        for batch in batches(steps):
+            state, _ = step(state, shared, batch)
+    return state, shared
 
 
 def largest_difference(left, right):

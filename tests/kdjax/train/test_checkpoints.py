@@ -114,3 +114,56 @@ def test_saving_a_step_twice_keeps_the_first(row):
     checkpoints.save(20, state_of(99), {})
     checkpoints.close()
     assert equal(Checkpoints(row).restore(state_of(0)).state, state_of(20))
+
+
+HANDED = {
+    "previous": {
+        "task": 3,
+        "seen": np.arange(4, dtype=np.int64) + 2**40,
+        "half": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
+        "parts": [np.float64(0.1), {"nothing": None, "empty": {}}],
+    }
+}
+
+
+def with_handed(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(10, state_of(10), {}, {"previous": None})
+    checkpoints.save(20, state_of(20), {}, HANDED)
+    checkpoints.close()
+    return folder
+
+
+def test_what_was_handed_comes_back_with_its_tree_types_and_bits(tmp_path):
+    """64 bits stay 64 bits; the state is laid out from what was handed."""
+    given = []
+
+    def like(handed):
+        given.append(handed)
+        return state_of(0)
+
+    checkpoints = Checkpoints(with_handed(tmp_path / "row"))
+    state, record = checkpoints.restore(like)
+    assert equal(state, state_of(20)) and record["handed"] is given[0]
+    assert jax.tree.structure(given[0]) == jax.tree.structure(HANDED)
+    for found, wanted in zip(jax.tree.leaves(given[0]), jax.tree.leaves(HANDED), strict=True):
+        assert found.dtype == np.asarray(wanted).dtype and np.array_equal(found, wanted)
+
+
+def test_a_damaged_handed_tree_is_noticed(tmp_path, caplog):
+    row = with_handed(tmp_path / "row")
+    (file,) = (f for f in (row / "20" / "record").iterdir() if "sha256" in f.read_text())
+    record = json.loads(file.read_text())
+    record["handed"]["sha256"] = "0" * 64
+    file.write_text(json.dumps(record))
+    with caplog.at_level(logging.WARNING):
+        _, record = Checkpoints(row).restore(state_of(0))
+    assert record["step"] == 10 and record["handed"] == {"previous": None}
+    assert "row/20 is damaged (its handed's sha256" in caplog.text
+
+
+@pytest.mark.parametrize("handed", [{"a": (1, 2)}, {1: np.zeros(2)}, {"a": optax.EmptyState()}])
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, handed):
+    with pytest.raises(TypeError, match="dicts with string keys, lists, None and arrays"):
+        Checkpoints(tmp_path / "row").save(1, state_of(1), {}, handed)
+    assert Checkpoints(tmp_path / "row").latest_step() is None

@@ -1,0 +1,318 @@
+"""Decoders: published sizes, what a token may see, and attention by blocks against a dense one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.networks import _blockwise, decoder, sizes
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 13, (2, 7)).astype(np.int32)
+SHAPE = {"width": 16, "depth": 2, "heads": 4, "key_heads": 2, "hidden": 24, "block": 3}
+
+
+def small(vocabulary=13, **options):
+    return decoder.decoder_transformer(vocabulary, **{**SHAPE, **options})
+
+
+@functools.cache
+def variables(**options):
+    params = jax.jit(small(**options).init)(KEY, TOKENS)["params"]
+    # Wide enough that attention is far from a mean, and no scale is one.
+    return {"params": jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x + 0.1 * x**2, params)}
+
+
+def run(inputs, features=(), params=None, **options):
+    given = variables(**options) if params is None else {"params": params}
+    apply = jax.jit(functools.partial(small(features=features, **options).apply, train=False))
+    return apply(given, inputs, rngs={})[0]
+
+
+def test_published_parameter_counts():
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    for preset, published in ((decoder.llama3_8b, 8.03e9), (decoder.llama3_1b, 1.24e9)):
+        params = sizes.variable_shapes(preset(128_256), tokens)["params"]
+        count = sizes.count_parameters(params)
+        assert abs(count / published - 1) < 0.005
+    assert count == 128_256 * 2048 + 2048 + 16 * (
+        2 * 2048 + 2048 * 64 * (2 * 32 + 2 * 8) + 3 * 2048 * 8192
+    )
+    assert "head" not in params
+
+
+def qkv(length, heads=4, key_heads=2, width=6, dtype=np.float32):
+    shapes = [(2, length, heads, width)] + [(2, length, key_heads, width)] * 2
+    return [RNG.normal(size=s).astype(dtype) for s in shapes]
+
+
+def dense_attention(query, key, value, segments, scale, softcap):
+    """The definition, with all scores, in float64."""
+    query, key, value = (np.float64(x) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, h in np.ndindex(query.shape[0], query.shape[2]):
+        group = h // (query.shape[2] // key.shape[2])
+        for row in range(query.shape[1]):
+            seen = [m for m in range(row + 1) if segments[b, m] == segments[b, row]]
+            s = scale * key[b, seen, group] @ query[b, row, h]
+            s = s if softcap is None else softcap * np.tanh(s / softcap)
+            p = np.exp(s - s.max())
+            out[b, row, h] = p @ value[b, seen, group] / p.sum()
+    return out
+
+
+SEGMENTS = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 4, 4, 4, 4]], np.int32)
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 5, 10, 512])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_attention_by_blocks_is_the_definition(block, softcap):
+    arrays = qkv(10)
+    out = _blockwise.causal_attention(*arrays, SEGMENTS, scale=0.7, softcap=softcap, block=block)
+    wanted = dense_attention(*arrays, SEGMENTS, 0.7, softcap)
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
+
+
+def materialised(query, key, value, segments, softcap):
+    query = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
+    s = query.shape[-1] ** -0.5 * jnp.einsum("bqkge,bmke->bkgqm", query, key)
+    s = s if softcap is None else softcap * jnp.tanh(s / softcap)
+    length = s.shape[-1]
+    seen = jnp.tril(jnp.ones((length, length), bool))[None]
+    seen &= segments[:, :, None] == segments[:, None, :]
+    p = jax.nn.softmax(jnp.where(seen[:, None, None], s, -jnp.inf), axis=-1)
+    out = jnp.einsum("bkgqm,bmke->bqkge", p, value)
+    return out.reshape(*out.shape[:2], -1, out.shape[-1])
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_gradients_of_attention_by_blocks(softcap):
+    arrays, by_out = qkv(10), RNG.normal(size=(2, 10, 4, 6)).astype(np.float32)
+
+    def weighed(attention):
+        return jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v) * by_out), argnums=(0, 1, 2))
+
+    blocks = functools.partial(
+        _blockwise.causal_attention, segments=SEGMENTS, softcap=softcap, block=4
+    )
+    dense = functools.partial(materialised, segments=SEGMENTS, softcap=softcap)
+    with jax.default_matmul_precision("highest"):
+        for ours, wanted in zip(weighed(blocks)(*arrays), weighed(dense)(*arrays), strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_holds_no_scores_of_all_pairs():
+    length, block = 64, 8
+    arrays = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in qkv(length)]
+
+    def loss(q, k, v):
+        return jnp.sum(_blockwise.causal_attention(q, k, v, block=block).astype(jnp.float32))
+
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*arrays))
+    assert f"{length},{length}]" not in jaxpr and f"{block},{block}]" in jaxpr
+    out = jax.eval_shape(_blockwise.causal_attention, *arrays)
+    assert out.dtype == jnp.bfloat16
+
+
+def test_grouped_heads_are_repeated_key_heads():
+    query, key, value = qkv(7, heads=6, key_heads=2)
+    grouped = _blockwise.causal_attention(query, key, value, block=3)
+    repeated = (np.repeat(x, 3, axis=2) for x in (key, value))
+    whole = _blockwise.causal_attention(query, *repeated, block=3)
+    np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="4 key heads do not divide the 6"):
+        _blockwise.causal_attention(query, query[:, :, :4], query[:, :, :4])
+
+
+def test_scores_depend_on_the_distance_of_rotated_positions():
+    query, key = RNG.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+
+    def score(at, other):
+        rotated = [
+            decoder.rotate(x, jnp.full((1, 1), p), base=100.0)
+            for x, p in ((query, at), (key, other))
+        ]
+        return float(jnp.sum(rotated[0] * rotated[1]))
+
+    np.testing.assert_allclose(score(11, 4), score(7, 0), rtol=1e-5)
+    assert abs(score(11, 4) - score(11, 5)) > 1e-2
+    np.testing.assert_allclose(score(5, 5), float(np.sum(query * key)), rtol=1e-5)
+    # The first pair turns by one radian a position, the last by base^(-3/4).
+    x = np.zeros((1, 1, 1, 8), np.float32)
+    x[..., 0] = x[..., 3] = 1
+    turned = np.asarray(decoder.rotate(x, jnp.ones((1, 1)), base=100.0))[0, 0, 0]
+    wanted = [np.cos(1), np.cos(100**-0.75), np.sin(1), np.sin(100**-0.75)]
+    np.testing.assert_allclose(turned[[0, 3, 4, 7]], wanted, rtol=1e-5)
+
+
+def test_later_tokens_change_nothing_before_them():
+    before = run(TOKENS).logits
+    changed = TOKENS.copy()
+    changed[:, 4] = (changed[:, 4] + 1) % 13
+    after = run(changed).logits
+    np.testing.assert_array_equal(before[:, :4], after[:, :4])
+    assert np.all(np.abs(before[:, 4:] - after[:, 4:]).max(-1) > 1e-4)
+
+
+def test_packed_sequences_are_apart():
+    first, second = TOKENS[:1, :3], TOKENS[1:, :4]
+    packed = {
+        "tokens": np.concatenate([first, second], axis=1),
+        "segments": np.array([[1, 1, 1, 2, 2, 2, 2]], np.int32),
+    }
+    whole = run(packed).logits
+    apart = [run(x).logits for x in (first, second)]
+    np.testing.assert_allclose(whole, np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
+    together = run(packed["tokens"]).logits
+    assert np.abs(together[:, 3:] - whole[:, 3:]).max() > 1e-2
+    # Positions that start again are the same, since only distances count.
+    packed["positions"] = np.array([[0, 1, 2, 0, 1, 2, 3]], np.int32)
+    np.testing.assert_allclose(run(packed).logits, whole, rtol=1e-4, atol=1e-5)
+
+
+FAMILIES = {
+    "llama": {},
+    "qwen2": {"attention_bias": True, "tied": True},
+    "qwen3": {"query_key_norm": True, "head_width": 6},
+    "gemma2": {
+        "tied": True, "activation": "gelu", "softcap": 3.0, "attention_softcap": 2.0,
+        "attention_scale": 0.3, "output_norms": True, "embedding_scale": 4.0,
+    },
+}  # fmt: skip
+
+
+def restated(params, tokens, options):
+    """The family's published formulas in float64, one sequence, all scores, heads repeated."""
+    p = jax.tree.map(np.float64, params)
+    o = {"softcap": None, "attention_softcap": None, "embedding_scale": 1.0, **SHAPE, **options}
+
+    def norm(x, w):
+        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-5) * w["scale"]
+
+    def linear(x, w):
+        flat = w["kernel"].reshape(x.shape[-1], -1) if x.ndim == 2 else w["kernel"]
+        return x @ flat + w.get("bias", np.zeros(1)).reshape(1, -1)
+
+    def activation(x):
+        if o.get("activation") == "gelu":
+            return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return x / (1 + np.exp(-x))
+
+    def turned(x):
+        angles = np.arange(len(x))[:, None] * 10_000.0 ** (
+            -np.arange(0, x.shape[-1], 2) / x.shape[-1]
+        )
+        z = (x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]) * np.exp(1j * angles)[
+            :, None
+        ]
+        return np.concatenate([z.real, z.imag], -1)
+
+    x = p["embedding"][tokens] * o["embedding_scale"]
+    for i in range(o["depth"]):
+        w = jax.tree.map(lambda a, i=i: a[i], p["layers"])
+        y = norm(x, w["attention_norm"])
+        heads = {}
+        for name, count in (("query", 4), ("key", 2), ("value", 2)):
+            heads[name] = linear(y, w[name]).reshape(len(x), count, -1)
+            if o.get("query_key_norm") and name != "value":
+                heads[name] = norm(heads[name], w[f"{name}_norm"])
+        q, k = turned(heads["query"]), turned(heads["key"])
+        scale = o.get("attention_scale") or q.shape[-1] ** -0.5
+        segments = np.zeros((1, len(x)))
+        y = dense_attention(
+            q[None], k[None], heads["value"][None], segments, scale, o["attention_softcap"]
+        )[0].reshape(len(x), -1)
+        y = y @ w["out"]["kernel"].reshape(y.shape[-1], -1)
+        x = x + (norm(y, w["attention_output_norm"]) if o.get("output_norms") else y)
+        y = norm(x, w["dense_norm"])
+        y = linear(activation(linear(y, w["gate"])) * linear(y, w["up"]), w["down"])
+        x = x + (norm(y, w["dense_output_norm"]) if o.get("output_norms") else y)
+    head = p["embedding"].T if o.get("tied") else p["head"]
+    logits = norm(x, p["norm"]) @ head
+    return logits if o["softcap"] is None else o["softcap"] * np.tanh(logits / o["softcap"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_their_formulas(family):
+    options = FAMILIES[family]
+    with jax.default_matmul_precision("highest"):
+        logits = run(TOKENS, **options).logits
+    params = variables(**options)["params"]
+    for row, tokens in zip(logits, TOKENS, strict=True):
+        np.testing.assert_allclose(row, restated(params, tokens, options), rtol=1e-3, atol=1e-4)
+
+
+def test_hidden_and_head_make_the_logits_and_a_tied_head_is_the_embedding():
+    for tied in (False, True):
+        outputs = run(TOKENS, features=("hidden", "head"), tied=tied, logits=False)
+        assert outputs.logits is None and outputs.features["hidden"].shape == (2, 7, 16)
+        made = outputs.features["hidden"] @ outputs.features["head"]
+        np.testing.assert_allclose(made, run(TOKENS, tied=tied).logits, rtol=1e-4, atol=1e-5)
+    params = variables(tied=True)["params"]
+    np.testing.assert_array_equal(outputs.features["head"], params["embedding"].T)
+    assert "head" not in params and "head" in variables(tied=False)["params"]
+
+
+def test_scanned_is_unrolled_and_remat_changes_nothing():
+    scanned = variables()["params"]
+    unrolled = {name: x for name, x in scanned.items() if name != "layers"}
+    for i in range(2):
+        unrolled[f"layer{i + 1}"] = jax.tree.map(lambda x, i=i: x[i], scanned["layers"])
+    wanted = jax.tree.map(jnp.shape, variables(scan=False)["params"])
+    assert jax.tree.map(jnp.shape, unrolled) == wanted
+    apart = run(TOKENS, params=unrolled, scan=False).logits
+    np.testing.assert_allclose(run(TOKENS).logits, apart, rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=0)
+    def slope(params, remat):
+        network = small(remat=remat)
+        logits = network.apply({"params": params}, TOKENS, train=True, rngs={})[0].logits
+        return jnp.sum(jnp.sin(logits))
+
+    slopes = [
+        jax.jit(functools.partial(slope.__wrapped__, remat=remat))(scanned)
+        for remat in (False, True)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *slopes)
+
+
+def test_precision():
+    outputs = run(TOKENS, features=("hidden", "head"), dtype="bfloat16")
+    assert outputs.logits.dtype == jnp.float32
+    assert outputs.features["hidden"].dtype == outputs.features["head"].dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(variables())} == {np.dtype("float32")}
+    wanted = run(TOKENS).logits
+    assert 0 < np.abs(outputs.logits - wanted).max() < 0.1 * np.abs(wanted).max()
+    shapes = sizes.variable_shapes(small(param_dtype="bfloat16"), TOKENS)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
+
+
+def test_activations_are_constrained_by_name():
+    seen = {}
+
+    def constrain(x, names):
+        assert len(names) == x.ndim
+        seen.setdefault(names, x.shape)
+        return x
+
+    jax.eval_shape(small(constrain=constrain).init, KEY, TOKENS)
+    assert seen == {
+        ("vocabulary", "width"): (13, 16),
+        ("width", "vocabulary"): (16, 13),
+        ("batch", "length", "width"): (2, 7, 16),
+        ("batch", "length", "heads", "head_width"): (2, 7, 4, 4),
+        ("batch", "length", "key_heads", "head_width"): (2, 7, 2, 4),
+        ("batch", "length", "hidden"): (2, 7, 24),
+        ("batch", "length", "vocabulary"): (2, 7, 13),
+    }
+
+
+def test_what_is_no_token_or_no_activation_is_refused():
+    with pytest.raises(ValueError, match="tokens must be integers \\[B, L\\], got float32"):
+        small().init(KEY, jnp.zeros((2, 7)))
+    with pytest.raises(ValueError, match="one of \\['gelu', 'silu'\\], got 'swish'"):
+        small(activation="swish")
