@@ -90,6 +90,7 @@ def sgd() -> ConfigDict:
             "warmup": 0.0,
             "drops": (150 / 240, 180 / 240, 210 / 240),
             "clip": 0.0,
+            "no_decay": (),
             "coupled_decay": 5e-4,
             "options": {"momentum": 0.9, "nesterov": True},
         }

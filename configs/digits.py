@@ -88,6 +88,7 @@ def optimiser(**changes) -> ConfigDict:
             "warmup": 0.05,
             "drops": (),
             "clip": 0.0,
+            "no_decay": (),
             "coupled_decay": 0.0,
             "options": {"weight_decay": 1e-4},
             **changes,

@@ -55,6 +55,7 @@ def build_stages(config, data, nets):
     setup.check_range("run.seeds", config.run.seeds, lambda v: v > 0, "above 0")
     key = "run.student.optimiser"
     optimiser = setup.build_optimiser(key, config.run.student.optimiser, config.run.steps)
+    setup.check_no_decay(key, config.run.student.optimiser, nets["student"], data.inputs)
     setup.choose("run.baseline", config.run.baseline, config.run.rows)
     placement = setup.build_placement(config)
     stages = {}

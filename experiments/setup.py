@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -245,7 +246,8 @@ def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformatio
     """The optimiser `config.name` of optax: clipping, coupled decay, the rule, in this order.
 
     `schedule` is "constant", "cosine" (to zero) or "steps" (times 0.1 at each fraction of the run in
-    `drops`); `warmup` is a fraction of the run that rises from zero.
+    `drops`); `warmup` is a fraction of the run that rises from zero. `no_decay` are patterns of the
+    parameters that neither `coupled_decay` nor the rule's own weight decay touches: `"bias$"`.
     """
     check_range(f"{key}.learning_rate", config.learning_rate, lambda v: v > 0, "above 0")
     schedules = {
@@ -262,11 +264,47 @@ def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformatio
         rising = optax.linear_schedule(0.0, config.learning_rate, warm)
         schedule = optax.join_schedules([rising, schedule], [warm])
     function = choose(f"{key}.name", config.name, _public(optax))
+    check_range(f"{key}.clip", config.clip, lambda v: v >= 0, "0 (none) or above")
+    patterns = tuple(config.get("no_decay", ()))
+    decayed = functools.partial(_decayed, patterns) if patterns else None
+    masked = {}
+    if patterns and "mask" in inspect.signature(function).parameters:
+        masked["mask"] = decayed
+    elif patterns and not config.coupled_decay:
+        raise ConfigError(
+            f"config.{key}.no_decay: {config.name} has no weight decay to leave out, and "
+            "coupled_decay is 0"
+        )
     with reading(key):
-        rule = optax.inject_hyperparams(function)(learning_rate=schedule, **config.options)
+        rule = optax.inject_hyperparams(function, static_args=tuple(masked))(
+            learning_rate=schedule, **config.options, **masked
+        )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    parts += [optax.add_decayed_weights(config.coupled_decay)] if config.coupled_decay else []
+    if config.coupled_decay:
+        parts.append(optax.add_decayed_weights(config.coupled_decay, decayed))
     return optax.chain(*parts, rule)
+
+
+def _decayed(patterns, params):
+    """Whether each leaf decays: not where one of the patterns is found in its path."""
+
+    def one(path, leaf):
+        return not any(re.search(pattern, _path_name(path)) for pattern in patterns)
+
+    return jax.tree.map_with_path(one, params)
+
+
+def _path_name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_no_decay(key: str, config, network: networks.Network, inputs) -> None:
+    """Refuses a pattern in `config.no_decay` that matches none of the network's parameters."""
+    params = networks.variable_shapes(network, inputs)["params"]
+    names = [_path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    idle = [p for p in config.get("no_decay", ()) if not any(re.search(p, n) for n in names)]
+    if idle:
+        raise ConfigError(f"config.{key}.no_decay: {idle} match no parameter; there are {names}")
 
 
 class Placement(NamedTuple):

@@ -148,6 +148,7 @@ def build_stage(config, data: Data, network):
     setup.check_range("run.teacher.steps", settings.steps, lambda v: v > 0, "above 0")
     key = "run.teacher.optimiser"
     optimiser = setup.build_optimiser(key, settings.optimiser, settings.steps)
+    setup.check_no_decay(key, settings.optimiser, network, data.inputs)
     placement = setup.build_placement(config)
     rules = placement.sharding.get("teacher", ())
     placement = placement._replace(sharding={"student": rules} if rules else {})

@@ -115,7 +115,7 @@ def similarity(student, teacher):
         x = x.flatten(1)
         return F.normalize(x @ x.T, dim=1)
 
-    return (rows(student) - rows(teacher)).pow(2)
+    return (rows(student) - rows(teacher)).pow(2).mean(dim=1)
 
 
 def distances(student, teacher):
@@ -124,7 +124,7 @@ def distances(student, teacher):
         apart = apart * (1 - torch.eye(len(x)))
         return apart / (apart.sum() / (len(x) * (len(x) - 1)))
 
-    return F.smooth_l1_loss(scaled(student), scaled(teacher), reduction="none")
+    return F.smooth_l1_loss(scaled(student), scaled(teacher), reduction="none").mean(dim=1)
 
 
 LOGITS, MAPS, EMBEDDINGS = ((16, 10), (16, 10)), ((6, 4, 4, 5), (6, 4, 4, 7)), ((12, 8), (12, 5))

@@ -69,7 +69,7 @@ def test_a_step_of_perceptrons_by_hand():
     # The student's gradient is summed over devices, once and in one piece or by leaf.
     moved = [row for row in eight["collectives"] if row["kind"] == "all-reduce"]
     assert moved == eight["collectives"]
-    assert weights[NARROW] <= sum(r["count"] * r["bytes"] for r in moved) <= weights[NARROW] + 64
+    assert weights[NARROW] <= sum(r["times"] * r["bytes"] for r in moved) <= weights[NARROW] + 64
 
 
 def test_sharded_parameters_are_gathered_and_take_less():
@@ -166,12 +166,17 @@ TEXT = """HloModule m, is_scheduled=true
   %zero = s32[] constant(0)
   ROOT %u = f32[9,8]{1,0:T(8,128)} dynamic-update-slice(%p, %r, %zero, %zero)
 }
+%beside (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0:T(128)} parameter(0)
+  %part = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather(%b), channel_id=3, dimensions={0}
+  ROOT %m = f32[8]{0:T(128)S(1)} negate(%b)
+}
 %body (t: (f32[9,8], f32[8], s32[], s32[])) -> (f32[9,8], f32[8], s32[], s32[]) {
   %t = (f32[9,8]{1,0:T(8,128)}, /*index=1*/f32[8]{0:T(128)}, s32[], s32[]) parameter(0)
   %x = f32[9,8]{1,0:T(8,128)} get-tuple-element(%t), index=0
   %y = f32[8]{0:T(128)} get-tuple-element(%t), index=1
   %w = f32[9,8]{1,0:T(8,128)} fusion(%x, %y), kind=kLoop, calls=%write
-  %near = f32[8]{0:T(128)S(1)} negate(%y)
+  %near = f32[8]{0:T(128)S(1)} fusion(%y), kind=kLoop, calls=%beside
   %k = s32[]{:T(128)} get-tuple-element(%t), index=2
   %two = s32[]{:T(128)} constant(2)
   %next = s32[]{:T(128)S(1)} add(%k, %two)
@@ -192,7 +197,7 @@ ENTRY %main (g: bf16[4,8], h: f32[9,8], i: f32[8]) -> bf16[16,8] {
   %last = s32[]{:T(128)} constant(14)
   %c = (f32[9,8]{1,0:T(8,128)}, f32[8]{0:T(128)}, s32[], s32[]) tuple(%h, %i, %first, %last)
   %l = (f32[9,8], f32[8], s32[], s32[]) while(%c), condition=%cond, body=%body
-  %ag = (bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[16,8]{1,0:T(8,128)(2,1)}) all-gather-start(%g), dimensions={0}
+  %ag = (bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[16,8]{1,0:T(8,128)(2,1)}) all-gather-start(%g), channel_id=3, dimensions={0}
   ROOT %done = bf16[16,8]{1,0:T(8,128)(2,1)} all-gather-done(%ag)
 }
 """

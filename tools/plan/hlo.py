@@ -94,19 +94,30 @@ class Program:
                     self.roots[name] = instruction
 
     def collectives(self) -> list[Collective]:
-        """By kind and size, the largest total first."""
-        found: collections.Counter[tuple[str, int]] = collections.Counter()
+        """By kind and size, the largest total first.
+
+        A collective that is spread over fused operations, to run beside them, appears in each of them
+        with one channel: it counts where it appears least often, outside the loops it runs beside.
+        """
+        found: dict[str, tuple[str, int, int]] = {}
 
         def visit(computation, times):
             for instruction in self.computations[computation].values():
                 kind = instruction.opcode.removesuffix("-start")
                 if kind in COLLECTIVES:
-                    found[kind, self._payload(computation, instruction)] += times
+                    channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                    key = channel[0] if channel else f"{computation}/{instruction.name}"
+                    size = self._payload(computation, instruction)
+                    _, least, largest = found.get(key, (kind, times, size))
+                    found[key] = (kind, min(least, times), max(largest, size))
                 for callee, repeats in self._callees(computation, instruction):
                     visit(callee, times * repeats)
 
         visit(self.entry, 1)
-        rows = [Collective(kind, count, size) for (kind, size), count in found.items()]
+        totals: collections.Counter[tuple[str, int]] = collections.Counter()
+        for kind, times, size in found.values():
+            totals[kind, size] += times
+        rows = [Collective(kind, times, size) for (kind, size), times in totals.items()]
         return sorted(rows, key=lambda row: (-row.times * row.bytes, row.kind))
 
     def bytes_moved(self) -> int:

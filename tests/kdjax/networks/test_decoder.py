@@ -21,15 +21,26 @@ def small(vocabulary=13, **options):
 
 @functools.cache
 def variables(**options):
-    params = jax.jit(small(**options).init)(KEY, TOKENS)["params"]
-    # Wide enough that attention is far from a mean, and no scale is one.
-    return {"params": jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x + 0.1 * x**2, params)}
+    """Parameters drawn flat: kernels wide enough that attention is far from a mean, no scale is one."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, x):
+        normal = rng.normal(size=x.shape).astype(np.float32)
+        return 1 + 0.1 * normal if path[-1].key == "scale" else 0.2 * normal
+
+    shapes = sizes.variable_shapes(small(**options), TOKENS)["params"]
+    return {"params": jax.tree_util.tree_map_with_path(draw, shapes)}
 
 
-def run(inputs, features=(), params=None, **options):
+@functools.cache
+def compiled(**options):
+    network = small(features=("hidden", "head"), **options)
+    return jax.jit(functools.partial(network.apply, train=False, rngs={}))
+
+
+def run(inputs, params=None, **options):
     given = variables(**options) if params is None else {"params": params}
-    apply = jax.jit(functools.partial(small(features=features, **options).apply, train=False))
-    return apply(given, inputs, rngs={})[0]
+    return compiled(**options)(given, inputs)[0]
 
 
 def test_published_parameter_counts():
@@ -67,8 +78,7 @@ def dense_attention(query, key, value, segments, scale, softcap):
 SEGMENTS = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 2, 2], [3, 3, 3, 3, 3, 3, 4, 4, 4, 4]], np.int32)
 
 
-@pytest.mark.parametrize("block", [1, 3, 4, 5, 10, 512])
-@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("block, softcap", [(1, None), (3, None), (5, 1.5), (512, 1.5)])
 def test_attention_by_blocks_is_the_definition(block, softcap):
     arrays = qkv(10)
     out = _blockwise.causal_attention(*arrays, SEGMENTS, scale=0.7, softcap=softcap, block=block)
@@ -158,19 +168,20 @@ def test_later_tokens_change_nothing_before_them():
 
 
 def test_packed_sequences_are_apart():
-    first, second = TOKENS[:1, :3], TOKENS[1:, :4]
-    packed = {
-        "tokens": np.concatenate([first, second], axis=1),
-        "segments": np.array([[1, 1, 1, 2, 2, 2, 2]], np.int32),
+    packed = np.concatenate([TOKENS[0, :3], TOKENS[1, :4]])
+    # The second row's positions start again: that is the same, since only distances count.
+    rows = {
+        "tokens": np.stack([packed, packed]),
+        "segments": np.array([[1, 1, 1, 2, 2, 2, 2]] * 2, np.int32),
+        "positions": np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 0, 1, 2, 3]], np.int32),
     }
-    whole = run(packed).logits
-    apart = [run(x).logits for x in (first, second)]
-    np.testing.assert_allclose(whole, np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
-    together = run(packed["tokens"]).logits
-    assert np.abs(together[:, 3:] - whole[:, 3:]).max() > 1e-2
-    # Positions that start again are the same, since only distances count.
-    packed["positions"] = np.array([[0, 1, 2, 0, 1, 2, 3]], np.int32)
-    np.testing.assert_allclose(run(packed).logits, whole, rtol=1e-4, atol=1e-5)
+    whole = run(rows).logits
+    apart = run(TOKENS).logits
+    apart = np.concatenate([apart[0, :3], apart[1, :4]])
+    for row in whole:
+        np.testing.assert_allclose(row, apart, rtol=1e-3, atol=1e-4)
+    together = run(rows["tokens"]).logits
+    assert np.abs(together[0, 3:] - apart[3:]).max() > 1e-2
 
 
 FAMILIES = {
@@ -247,7 +258,7 @@ def test_families_are_their_formulas(family):
 
 def test_hidden_and_head_make_the_logits_and_a_tied_head_is_the_embedding():
     for tied in (False, True):
-        outputs = run(TOKENS, features=("hidden", "head"), tied=tied, logits=False)
+        outputs = run(TOKENS, tied=tied, logits=False)
         assert outputs.logits is None and outputs.features["hidden"].shape == (2, 7, 16)
         made = outputs.features["hidden"] @ outputs.features["head"]
         np.testing.assert_allclose(made, run(TOKENS, tied=tied).logits, rtol=1e-4, atol=1e-5)
@@ -266,22 +277,19 @@ def test_scanned_is_unrolled_and_remat_changes_nothing():
     apart = run(TOKENS, params=unrolled, scan=False).logits
     np.testing.assert_allclose(run(TOKENS).logits, apart, rtol=1e-5, atol=1e-6)
 
-    @jax.jit
-    @functools.partial(jax.grad, argnums=0)
-    def slope(params, remat):
+    def total(params, remat):
         network = small(remat=remat)
         logits = network.apply({"params": params}, TOKENS, train=True, rngs={})[0].logits
         return jnp.sum(jnp.sin(logits))
 
-    slopes = [
-        jax.jit(functools.partial(slope.__wrapped__, remat=remat))(scanned)
-        for remat in (False, True)
-    ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *slopes)
+    plain, again = (
+        jax.jit(jax.grad(functools.partial(total, remat=remat)))(scanned) for remat in (False, True)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, again)
 
 
 def test_precision():
-    outputs = run(TOKENS, features=("hidden", "head"), dtype="bfloat16")
+    outputs = run(TOKENS, dtype="bfloat16")
     assert outputs.logits.dtype == jnp.float32
     assert outputs.features["hidden"].dtype == outputs.features["head"].dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(variables())} == {np.dtype("float32")}
