@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments import setup
 from kdjax.report.results import read_results
@@ -127,23 +126,6 @@ def test_a_run_of_two_processes_stops_together_and_goes_on_as_one(home, alone):
     ((_, errors, _),) = finished([start(home, home / "moved", "never", 1)])
     assert "resuming with layout = \"pjit {'data': 1} cpu\", was" in errors
     check_like(home / "moved", alone)
-
-
-@pytest.mark.parametrize(
-    "given, message",
-    [
-        ({"processes": 2}, "need --coordinator"),
-        ({"coordinator": "localhost:1"}, "needs --processes and --process"),
-        ({"coordinator": "localhost:1", "processes": 2, "process": 2}, "not one of 2, from 0"),
-    ],
-)
-def test_flags_that_do_not_say_which_process_are_refused(given, message, monkeypatch):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    for name, value in given.items():
-        monkeypatch.setattr(flags.FLAGS, name, value)
-    with pytest.raises(setup.ConfigError, match=message):
-        setup.join_processes()
 
 
 def test_one_process_is_the_rule(monkeypatch):
