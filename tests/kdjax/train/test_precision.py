@@ -49,7 +49,7 @@ def moved(before, after):
 @pytest.mark.parametrize(
     "name, after_one, after_twenty",
     # Measured: TODO
-    [("mlp", 0.02, 0.05), ("vit", 0.02, 0.05), ("resnet", 1., 1.)],
+    [("mlp", 0.02, 0.05), ("vit", 0.02, 0.05), ("resnet", 1.0, 1.0)],
 )
 def test_bfloat16_passes_train_float32_parameters_like_float32_passes(
     name, after_one, after_twenty
