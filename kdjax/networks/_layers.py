@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kdjax.networks import _convolution
+
 
 def head(module, x):
     """The logits of a classifier, in at least float32 whatever the precision before them."""
@@ -36,6 +38,7 @@ def convolution(module, filters, size, stride, *, name):
         stride,
         padding=size // 2,
         use_bias=False,
+        conv_general_dilated=_convolution.conv_general_dilated,
         kernel_init=he_normal,
         dtype=module.dtype,
         param_dtype=module.param_dtype,

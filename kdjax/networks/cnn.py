@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import _layers, adapters
+from kdjax.networks import _convolution, _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 
@@ -30,7 +30,12 @@ class CNN(nn.Module):
         features = {}
         for i, width in enumerate(self.widths, 1):
             conv = nn.Conv(
-                width, (3, 3), kernel_init=_layers.he_normal, name=f"conv{i}", **precision
+                width,
+                (3, 3),
+                kernel_init=_layers.he_normal,
+                conv_general_dilated=_convolution.conv_general_dilated,
+                name=f"conv{i}",
+                **precision,
             )
             x = nn.relu(conv(x))
             x = features[f"stage{i}"] = nn.max_pool(x, (2, 2), (2, 2))

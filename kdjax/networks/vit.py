@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kdjax.networks import _layers, adapters
+from kdjax.networks import _convolution, _layers, adapters
 from kdjax.networks.network import Network, Outputs
 
 _EPSILON = 1e-6
@@ -73,7 +73,16 @@ class VisionTransformer(nn.Module):
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         block = nn.remat(TransformerBlock) if self.remat else TransformerBlock
         patch = (self.patch, self.patch)
-        x = nn.Conv(self.width, patch, patch, padding="VALID", name="patches", **precision)(x)
+        patches = nn.Conv(
+            self.width,
+            patch,
+            patch,
+            padding="VALID",
+            conv_general_dilated=_convolution.conv_general_dilated,
+            name="patches",
+            **precision,
+        )
+        x = patches(x)
         x = x.reshape(x.shape[0], -1, self.width)
         shape = (1, 1, self.width)
         token = self.param("class_token", nn.initializers.zeros, shape, self.param_dtype)
