@@ -5,11 +5,14 @@ the methods of `Generator`: an order that a run was trained in can be made again
 """
 
 import operator
+import threading
 
 import numpy as np
 
 # One number per use, so that two uses of one seed share nothing.
 ORDER, CLASSES, EPISODES, SPLIT, LABELLED = range(1, 6)
+
+_kept = threading.local()
 
 
 def uniforms(count, *, seed, stream, counter=0):
@@ -34,7 +37,20 @@ def check_seed(seed):
 
 
 def _raw(count, seed, stream, counter):
-    # The counter goes to the highest word: Philox itself counts in the lowest.
-    return np.random.Philox(key=[check_seed(seed), stream], counter=[0, 0, 0, counter]).random_raw(
-        count
-    )
+    # A new generator asks the system for entropy that it then does not use, several times as long as
+    # all the rest; the counter goes to the highest word, since Philox itself counts in the lowest.
+    philox = getattr(_kept, "philox", None)
+    if philox is None:
+        philox = _kept.philox = np.random.Philox(key=0)
+    philox.state = {
+        "bit_generator": "Philox",
+        "state": {
+            "counter": np.array([0, 0, 0, counter], np.uint64),
+            "key": np.array([check_seed(seed), stream], np.uint64),
+        },
+        "buffer": np.zeros(4, np.uint64),
+        "buffer_pos": 4,
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return philox.random_raw(count)

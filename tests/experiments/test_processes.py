@@ -26,7 +26,8 @@ def start(home, workdir, point, devices, flags=(), environment=()):
         "HOME": str(home),
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        f"--xla_force_host_platform_device_count={devices}",
         **dict(environment),
     }
     command = [
@@ -128,7 +129,20 @@ def test_a_run_of_two_processes_stops_together_and_goes_on_as_one(home, alone):
     check_like(home / "moved", alone)
 
 
-def test_one_process_is_the_rule(monkeypatch):
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (("", 2, None), "need --coordinator"),
+        (("localhost:1", None, None), "needs --processes and --process"),
+        (("localhost:1", 2, 2), "not one of 2, from 0"),
+    ],
+)
+def test_flags_that_do_not_say_which_process_are_refused(given, message):
+    with pytest.raises(setup.ConfigError, match=message):
+        setup.join_processes(*given)
+
+
+def test_one_process_is_the_rule():
     assert not setup._launched_as_several({"SLURM_NTASKS": "4"})  # a batch script, not an srun task
     assert not setup._launched_as_several({"SLURM_STEP_NUM_TASKS": "1"})
     assert setup._launched_as_several({"OMPI_COMM_WORLD_SIZE": "2"})

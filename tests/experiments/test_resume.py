@@ -29,7 +29,8 @@ def run(home, workdir, point="never", *flags, module="experiments.distill", conf
         "HOME": str(home),
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        f"--xla_force_host_platform_device_count={devices}",
     }
     command = [
         sys.executable, HERE / "killed.py", point, module,

@@ -77,7 +77,9 @@ def two_processes(tmp_path_factory):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    environment["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
+    )
     program = [sys.executable, HERE / "two_processes.py", str(port)]
     runs = [
         subprocess.Popen(
