@@ -124,6 +124,48 @@ def test_the_weights_of_teachers_are_learned_by_a_player_of_their_own():
         close(weight(state, "weights")[0], a)
 
 
+def test_a_policy_chooses_the_teacher_of_each_example_and_learns_from_the_reward():
+    """Its draws come from per-example keys; its gradient is REINFORCE's, by hand."""
+    start, reward = normal(9, 5, 2), normal(10, 8)
+
+    def choose(scope):
+        keys = scope.rng("teacher", scope.batch["index"])
+        chosen = jax.vmap(jax.random.categorical)(keys, logits(scope, "policy"))
+        return {}, {"batch": {"chosen": chosen}, "memory": {"chosen": chosen}}
+
+    def learn(scope):
+        student, chosen = logits(scope, "student"), scope.batch["chosen"]
+        values = jnp.stack(
+            [softened_kl_divergence(student, logits(scope, name)) for name in ("teacher", "tutor")],
+            -1,
+        )
+        picked = jnp.take_along_axis(values, chosen[:, None], axis=-1)[:, 0]
+        return {"kd": term(picked)}, {}
+
+    def reinforce(scope):
+        scores = optax.softmax_cross_entropy_with_integer_labels(
+            logits(scope, "policy"), scope.batch["chosen"]
+        )
+        return {"policy": term(scope.batch["reward"] * scores)}, {}
+
+    states, _ = linear.run(
+        networks(student=STUDENT, teacher=STUDENT, tutor=STUDENT, policy=start),
+        [Phase(choose, ()), Phase(learn, ("student",)), Phase(reinforce, ("policy",))],
+        {"student": optax.sgd(0.3), "policy": optax.sgd(0.5)},
+        {"image": X, "reward": reward, "index": np.arange(8)},
+        frozen=frozen(teacher=TEACHER, tutor=TUTOR),
+        memory={"chosen": jnp.zeros(8, jnp.int32)},
+    )
+    chosen = np.eye(2)[states[0].memory["chosen"]]
+    assert 0 < chosen[:, 0].sum() < 8
+    gradient = sum(
+        pulled(X, STUDENT, softmax(X @ w), weight=chosen[:, k])
+        for k, w in enumerate((TEACHER, TUTOR))
+    )
+    close(weight(states[0], "student"), STUDENT - 0.3 * gradient)
+    close(weight(states[0], "policy"), start - 0.5 * pulled(X, start, chosen, weight=reward))
+
+
 # 3. peers that teach each other
 
 
