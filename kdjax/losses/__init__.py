@@ -120,6 +120,8 @@ from kdjax.losses.logits import (
     soft_cross_entropy,
     target_class_divergence,
 )
+from kdjax.losses.multi_label import asymmetric_multi_label, independent_cross_entropy
+from kdjax.losses.multiple_instance import attention_diversity, bag_margin
 from kdjax.losses.ranking import listwise_divergence, listwise_likelihood, rank_likelihood
 from kdjax.losses.reduction import total_and_count
 from kdjax.losses.relational import (
@@ -151,6 +153,7 @@ from kdjax.losses.sequence import (
     candidate_ranking,
     clipped_policy_gradient,
     direct_preference,
+    minimum_word_error,
     negative_calibrated_divergence,
     self_evolution_divergence,
     token_negative_log_likelihood,
@@ -187,6 +190,7 @@ COUPLING = frozenset(
     {
         "absolute_boosting",
         "average_precision_weighted_divergence",
+        "bag_margin",
         "batch_level_correlation",
         "categorised_contrast",
         "central_moment_discrepancy",

@@ -148,7 +148,38 @@ def _per_pixel(batch):
     return (batch, 3, 4)
 
 
+def questions(rng, batch):
+    s, t = (2 * rng.standard_normal((batch, 5)).astype(np.float32) for _ in range(2))
+    return (s, t), {"temperature": 2.0}
+
+
+def answered(rng, batch):
+    logits = 2 * rng.standard_normal((batch, 5)).astype(np.float32)
+    return (logits, rng.integers(0, 2, (batch, 5)).astype(np.int32)), {"positive_focus": 1.0}
+
+
+def bags(rng, batch):
+    s, t = (rng.standard_normal((batch, k, 4)).astype(np.float32) for k in (3, 2))
+    return (s, t), {"margin": 0.5}
+
+
+def heads_over_places(rng, batch):
+    weights = rng.uniform(0.1, 1, (batch, 3, 5)).astype(np.float32)
+    return (weights / weights.sum(-1, keepdims=True),), {}
+
+
 EXAMPLES = {
+    "independent_cross_entropy": Example(questions, zero_at_teacher=False),
+    "asymmetric_multi_label": Example(answered, teacher=(), same=False, zero_at_teacher=False),
+    "bag_margin": Example(
+        bags,
+        same=False,
+        zero_at_teacher=False,
+        not_derivative="the maximum and the hinge have kinks",
+    ),
+    "attention_diversity": Example(
+        heads_over_places, teacher=(), same=False, zero_at_teacher=False
+    ),
     "channel_wise_divergence": Example(_two_maps(temperature=4.0), where=_per_channel),
     "category_similarity": Example(_two_maps(), where=_per_channel),
     "cross_image_relation": Example(_two_maps(temperature=0.5), where=_per_pixel),

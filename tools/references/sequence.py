@@ -617,6 +617,11 @@ def _weighted(rng, batch):
     return (logits, _tokens(4)(rng, batch), weights), {}
 
 
+def _scored(rng, batch):
+    scores = rng.standard_normal((batch, 5)).astype(np.float32)
+    return (scores, rng.integers(0, 8, (batch, 5)).astype(np.float32)), {}
+
+
 def _three(rng, batch):
     return _arrays((4, 6), (4, 6), (4, 6), scale=2.0)(rng, batch)
 
@@ -655,6 +660,14 @@ EXAMPLES = {
     ),
     "clipped_policy_gradient": Example(
         _policy, zero_at_teacher=False, where=lambda batch: (batch, 5)
+    ),
+    "minimum_word_error": Example(
+        _scored,
+        teacher=(),
+        classes=(0,),
+        same=False,
+        zero_at_teacher=False,
+        skip={"one_class": "the errors have an entry for each hypothesis too"},
     ),
     "direct_preference": Example(_arrays((2,), (2,)), zero_at_teacher=False),
     "candidate_ranking": Example(_arrays((4,), (4,)), zero_at_teacher=False),
