@@ -60,14 +60,15 @@ def qkv(length, heads=4, key_heads=2, width=6, dtype=np.float32):
     return [RNG.normal(size=s).astype(dtype) for s in shapes]
 
 
-def dense_attention(query, key, value, segments, scale, softcap):
+def dense_attention(query, key, value, segments, scale, softcap, window=None):
     """The definition, with all scores, in float64."""
     query, key, value = (np.float64(x) for x in (query, key, value))
     out = np.zeros(query.shape)
     for b, h in np.ndindex(query.shape[0], query.shape[2]):
         group = h // (query.shape[2] // key.shape[2])
         for row in range(query.shape[1]):
-            seen = [m for m in range(row + 1) if segments[b, m] == segments[b, row]]
+            first = 0 if window is None else max(row - window + 1, 0)
+            seen = [m for m in range(first, row + 1) if segments[b, m] == segments[b, row]]
             s = scale * key[b, seen, group] @ query[b, row, h]
             s = s if softcap is None else softcap * np.tanh(s / softcap)
             p = np.exp(s - s.max())
@@ -86,31 +87,46 @@ def test_attention_by_blocks_is_the_definition(block, softcap):
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
 
 
-def materialised(query, key, value, segments, softcap):
+@pytest.mark.parametrize("window, reach", [(1, True), (4, True), (4, False), (7, True)])
+def test_a_window_is_its_last_positions_whether_or_not_blocks_are_left_out(window, reach):
+    arrays = qkv(10)
+    bound = window if reach else None
+    out = _blockwise.causal_attention(*arrays, SEGMENTS, window=window, reach=bound, block=3)
+    wanted = dense_attention(*arrays, SEGMENTS, 6**-0.5, None, window)
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_pairs_beyond_the_reach_are_not_formed():
+    assert len(_blockwise._pairs(4, None)) == 10
+    assert len(_blockwise._pairs(4, 1)) == 7 and len(_blockwise._pairs(4, 0)) == 4
+
+
+def materialised(query, key, value, segments, softcap, window):
     query = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
     s = query.shape[-1] ** -0.5 * jnp.einsum("bqkge,bmke->bkgqm", query, key)
     s = s if softcap is None else softcap * jnp.tanh(s / softcap)
     length = s.shape[-1]
     seen = jnp.tril(jnp.ones((length, length), bool))[None]
     seen &= segments[:, :, None] == segments[:, None, :]
+    seen &= ~jnp.tril(jnp.ones((length, length), bool), -window)[None]
     p = jax.nn.softmax(jnp.where(seen[:, None, None], s, -jnp.inf), axis=-1)
     out = jnp.einsum("bkgqm,bmke->bqkge", p, value)
     return out.reshape(*out.shape[:2], -1, out.shape[-1])
 
 
-@pytest.mark.parametrize("softcap", [None, 1.5])
-def test_gradients_of_attention_by_blocks(softcap):
+@pytest.mark.parametrize("softcap, window", [(None, 10), (1.5, 5)])
+def test_gradients_of_attention_by_blocks(softcap, window):
     arrays, by_out = qkv(10), RNG.normal(size=(2, 10, 4, 6)).astype(np.float32)
 
     def weighed(attention):
         return jax.grad(lambda q, k, v: jnp.sum(attention(q, k, v) * by_out), argnums=(0, 1, 2))
 
-    blocks = functools.partial(
-        _blockwise.causal_attention, segments=SEGMENTS, softcap=softcap, block=4
-    )
-    dense = functools.partial(materialised, segments=SEGMENTS, softcap=softcap)
+    given = {"segments": SEGMENTS, "softcap": softcap, "window": window}
+    blocks = functools.partial(_blockwise.causal_attention, **given, reach=window, block=4)
+    dense = functools.partial(materialised, **given)
     with jax.default_matmul_precision("highest"):
-        for ours, wanted in zip(weighed(blocks)(*arrays), weighed(dense)(*arrays), strict=True):
+        both = (jax.jit(weighed(attention))(*arrays) for attention in (blocks, dense))
+        for ours, wanted in zip(*both, strict=True):
             np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -158,6 +174,20 @@ def test_scores_depend_on_the_distance_of_rotated_positions():
     np.testing.assert_allclose(turned[[0, 3, 4, 7]], wanted, rtol=1e-5)
 
 
+def test_scaled_rotary_positions_slow_the_slow_pairs():
+    scaling = (8.0, 1.0, 4.0, 100)
+    # One pair turns often in 100 positions, one between 1 and 4 times, one less than once.
+    speeds = 1000.0 ** (-np.arange(4) / 4)
+    turns = 100 * speeds / (2 * np.pi)
+    assert turns[0] > 4 and 1 < turns[1] < 4 and turns[2] < 1
+    kept = (turns[1] - 1) / 3
+    speeds *= [1, kept + (1 - kept) / 8, 1 / 8, 1 / 8]
+    x = np.concatenate([np.ones(4), np.zeros(4)]).astype(np.float32)[None, None, None]
+    turned = decoder.rotate(x, jnp.full((1, 1), 5), base=1000.0, scaling=scaling)[0, 0, 0]
+    np.testing.assert_allclose(turned[:4], np.cos(5 * speeds), rtol=1e-5)
+    np.testing.assert_allclose(turned[4:], np.sin(5 * speeds), rtol=1e-4)
+
+
 def test_later_tokens_change_nothing_before_them():
     before = run(TOKENS).logits
     changed = TOKENS.copy()
@@ -185,12 +215,13 @@ def test_packed_sequences_are_apart():
 
 
 FAMILIES = {
-    "llama": {},
+    "llama": {"rotary_scaling": (8.0, 1.0, 4.0, 24)},
+    "mistral": {"windows": (3,), "head_width": 6},
     "qwen2": {"attention_bias": True, "tied": True},
     "qwen3": {"query_key_norm": True, "head_width": 6},
     "gemma2": {
         "tied": True, "activation": "gelu", "softcap": 3.0, "attention_softcap": 2.0,
-        "attention_scale": 0.3, "output_norms": True, "embedding_scale": 4.0,
+        "attention_scale": 0.3, "output_norms": True, "embedding_scale": 4.0, "windows": (2, None),
     },
 }  # fmt: skip
 
@@ -213,14 +244,21 @@ def restated(params, tokens, options):
         return x / (1 + np.exp(-x))
 
     def turned(x):
-        angles = np.arange(len(x))[:, None] * 10_000.0 ** (
-            -np.arange(0, x.shape[-1], 2) / x.shape[-1]
-        )
+        speeds = 10_000.0 ** (-np.arange(0, x.shape[-1], 2) / x.shape[-1])
+        if "rotary_scaling" in o:
+            factor, low, high, length = o["rotary_scaling"]
+            wave = 2 * np.pi / speeds
+            blend = (length / wave - low) / (high - low)
+            between = (1 - blend) * speeds / factor + blend * speeds
+            slow, fast = wave > length / low, wave < length / high
+            speeds = np.where(slow, speeds / factor, np.where(fast, speeds, between))
+        angles = np.arange(len(x))[:, None] * speeds
         z = (x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]) * np.exp(1j * angles)[
             :, None
         ]
         return np.concatenate([z.real, z.imag], -1)
 
+    windows = o.get("windows", (None,))
     x = p["embedding"][tokens] * o["embedding_scale"]
     for i in range(o["depth"]):
         w = jax.tree.map(lambda a, i=i: a[i], p["layers"])
@@ -234,7 +272,13 @@ def restated(params, tokens, options):
         scale = o.get("attention_scale") or q.shape[-1] ** -0.5
         segments = np.zeros((1, len(x)))
         y = dense_attention(
-            q[None], k[None], heads["value"][None], segments, scale, o["attention_softcap"]
+            q[None],
+            k[None],
+            heads["value"][None],
+            segments,
+            scale,
+            o["attention_softcap"],
+            windows[i % len(windows)],
         )[0].reshape(len(x), -1)
         y = y @ w["out"]["kernel"].reshape(y.shape[-1], -1)
         x = x + (norm(y, w["attention_output_norm"]) if o.get("output_norms") else y)
@@ -254,6 +298,79 @@ def test_families_are_their_formulas(family):
     params = variables(**options)["params"]
     for row, tokens in zip(logits, TOKENS, strict=True):
         np.testing.assert_allclose(row, restated(params, tokens, options), rtol=1e-3, atol=1e-4)
+
+
+@functools.cache
+def passes(**options):
+    """A pass over inputs with a cache, compiled once for each shape."""
+    return jax.jit(functools.partial(small(**options).apply, train=False, rngs={}))
+
+
+def extended(cache, tokens, padding=0, **options):
+    positions = cache["index"][:, None] + np.arange(tokens.shape[1])[None] - padding
+    inputs = {"tokens": tokens, "cache": cache, "positions": np.maximum(positions, 0)}
+    inputs["segments"] = (positions >= 0).astype(np.int32)
+    outputs = passes(**options)(variables(**options), inputs)[0]
+    return outputs.logits, outputs.features["cache"]
+
+
+def empty(slots, batch=2, **options):
+    inputs = {"tokens": jax.ShapeDtypeStruct((batch, slots), jnp.int32), "cache": {}}
+    outputs, _ = jax.eval_shape(passes(**options), variables(**options), inputs)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs.features["cache"])
+
+
+SLOTS = 11
+
+
+@pytest.mark.parametrize("family, scan", [*((name, True) for name in FAMILIES), ("gemma2", False)])
+def test_token_by_token_is_the_whole_pass_with_padding_on_the_left(family, scan):
+    options = FAMILIES[family] if scan else {**FAMILIES[family], "scan": False}
+    padding = np.array([[2], [4]])
+    tokens = np.zeros((2, 9), np.int32)
+    tokens[0, 2:], tokens[1, 4:] = TOKENS[0], TOKENS[1, :5]
+    cache, parts = empty(SLOTS, **options), []
+    for i in range(9):
+        logits, cache = extended(cache, tokens[:, i : i + 1], padding, **options)
+        parts.append(logits)
+    by_token, whole = np.concatenate(parts, axis=1), run(TOKENS, **options).logits
+    np.testing.assert_allclose(by_token[0, 2:], whole[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_token[1, 4:], whole[1, :5], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(cache["index"], [9, 9])
+
+
+def test_several_tokens_at_once_and_taken_back_by_a_lower_index_for_each_example():
+    options = FAMILIES["mistral"]
+    logits, cache = extended(empty(SLOTS, **options), TOKENS[:, :4], **options)
+    whole = run(TOKENS, **options).logits
+    np.testing.assert_allclose(logits, whole[:, :4], rtol=1e-5, atol=1e-5)
+    other = (TOKENS + 1) % 13
+    for i in (4, 5):
+        _, cache = extended(cache, other[:, i : i + 1], **options)
+    # The first example keeps one of the two, the second none.
+    cache = {**cache, "index": np.array([5, 4], np.int32)}
+    logits, _ = extended(cache, TOKENS[:, 5:6], **options)
+    wanted = TOKENS.copy()
+    wanted[0, 4], wanted[1, 4] = other[0, 4], TOKENS[1, 5]
+    wanted = run(wanted, **options).logits
+    np.testing.assert_allclose(logits[0, 0], wanted[0, 5], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits[1, 0], wanted[1, 4], rtol=1e-5, atol=1e-5)
+
+
+def test_a_cache_has_examples_first_and_the_type_that_is_computed_in():
+    cache = empty(6, batch=3, dtype="bfloat16", head_width=6)
+    assert {name: x.shape for name, x in cache.items()} == {
+        "key": (3, 2, 6, 2, 6), "value": (3, 2, 6, 2, 6), "segments": (3, 6), "index": (3,)
+    }  # fmt: skip
+    assert cache["key"].dtype == cache["value"].dtype == jnp.bfloat16
+
+
+def test_many_queries_over_a_cache_are_attended_in_blocks():
+    query, key, value = qkv(10)
+    slots = np.broadcast_to(np.arange(10)[None], (2, 10))
+    out = _blockwise.cached_attention(query, key, value, slots, SEGMENTS, SEGMENTS, block=4)
+    wanted = _blockwise.causal_attention(query, key, value, SEGMENTS)
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_hidden_and_head_make_the_logits_and_a_tied_head_is_the_embedding():
@@ -324,3 +441,5 @@ def test_what_is_no_token_or_no_activation_is_refused():
         small().init(KEY, jnp.zeros((2, 7)))
     with pytest.raises(ValueError, match="one of \\['gelu', 'silu'\\], got 'swish'"):
         small(activation="swish")
+    with pytest.raises(ValueError, match="windows must be at least 1, or None, got \\(None, 0\\)"):
+        small(windows=(None, 0))

@@ -1,0 +1,124 @@
+"""Generation: one program with a cache against `transformers`, and a draft against its teacher alone.
+
+`transformers` rows: our time over that of its `generate` on the same small Llama, weights and prompts,
+greedy, both on the CPU; `same` says that the texts are equal. They need torch and transformers, which
+`requirements-parity.txt` names, and are left out without. `speculative` rows: the time of speculative
+decoding over that of the teacher drawing alone, with what the draft is: `itself` is a copy of the
+teacher, which is always right and as slow; `near` and `unlike` are one layer where the teacher has six,
+whose head and embedding are the teacher's, whose other weights are those of the teacher's first layer or
+random. `acceptance` is accepted / proposed and `tokens_per_pass` the teacher's.
+"""
+
+import functools
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from kdjax import networks
+from kdjax.generate import generate, left_padded, speculate
+from kdjax.networks import pretrained
+from tools.bench import _timing
+
+ROUNDS = 5
+VOCABULARY, LENGTH, DRAFTED = 512, 64, 4
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+BATCHES = (1, 8)
+SHAPE = {"width": 256, "heads": 4, "key_heads": 2, "hidden": 1024, "tied": True}
+DEPTH = 6
+
+
+def rows(only=""):
+    """One row a comparison whose name contains `only`."""
+    found = []
+    torch_is_here = all(importlib.util.find_spec(m) for m in ("torch", "transformers"))
+    for batch in BATCHES:
+        name = f"transformers batch {batch}"
+        if only in name and torch_is_here:
+            found.append({"name": name, **against_transformers(batch)})
+    for draft in ("itself", "near", "unlike"):
+        name = f"speculative {draft}"
+        if only in name:
+            found.append({"name": name, **against_plain(draft)})
+    return found
+
+
+def prompts(batch):
+    """Random prompts of 9 to 16 tokens."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(9, 17, batch)
+    return left_padded([rng.integers(3, VOCABULARY, n).tolist() for n in lengths], length=16)
+
+
+def against_transformers(batch, rounds=ROUNDS, length=LENGTH):
+    """Times and texts of both, greedy."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    ends = {"eos_token_id": None, "pad_token_id": 0}
+    config = transformers.LlamaConfig(**SIZES, **ends, initializer_range=0.2)
+    model = transformers.LlamaForCausalLM(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(Path(folder) / "model")
+        network, variables, _ = pretrained.load_pretrained(Path(folder) / "model")
+    tokens, mask = prompts(batch)
+    given = (torch.tensor(x.astype(np.int64)) for x in (tokens, mask))
+    given = dict(zip(("input_ids", "attention_mask"), given, strict=True))
+
+    def theirs():
+        with torch.no_grad():
+            return model.generate(**given, do_sample=False, max_new_tokens=length)
+
+    ours = functools.partial(
+        generate, network, variables, tokens, mask=mask, length=length, key=jax.random.key(0),
+        temperature=0.0,
+    )  # fmt: skip
+    same = np.array_equal(ours().tokens, theirs().numpy()[:, tokens.shape[1] :])
+    seconds = _timing.interleaved({"ours": ours, "theirs": theirs}, rounds)
+    return {
+        **_timing.compared(seconds["ours"], seconds["theirs"]),
+        "tokens_per_second": batch * length / float(np.median(seconds["ours"])),
+        "same": bool(same),
+    }
+
+
+def against_plain(draft, rounds=ROUNDS, length=LENGTH, batch=1):
+    """Times of both, drawing at temperature 1."""
+    teacher, student = drafting(draft)
+    tokens, mask = prompts(batch)
+    options = {"mask": mask, "length": length, "key": jax.random.key(0)}
+    plain = functools.partial(generate, *teacher, tokens, **options)
+    ours = functools.partial(speculate, *teacher, *student, tokens, drafted=DRAFTED, **options)
+    drawn = ours()
+    seconds = _timing.interleaved({"ours": ours, "plain": plain}, rounds)
+    return {
+        **_timing.compared(seconds["ours"], seconds["plain"]),
+        "tokens_per_second": batch * length / float(np.median(seconds["ours"])),
+        "acceptance": float(drawn.acceptance_rate),
+        "tokens_per_pass": float(drawn.tokens_per_pass),
+    }
+
+
+def drafting(draft):
+    """((teacher, its variables), (draft, its variables))."""
+
+    def made(depth, seed):
+        network = networks.decoder_transformer(VOCABULARY, depth=depth, **SHAPE)
+        init = jax.jit(network.init)
+        params = init(jax.random.key(seed), np.zeros((1, 2), np.int32))["params"]
+        return network, {"params": {**params, "embedding": 10 * params["embedding"]}}
+
+    teacher = made(DEPTH, 0)
+    if draft == "itself":
+        return teacher, teacher
+    network, variables = made(1, 1)
+    params = {**variables["params"], "embedding": teacher[1]["params"]["embedding"]}
+    if draft == "near":
+        params["layers"] = jax.tree.map(lambda x: x[:1], teacher[1]["params"]["layers"])
+    return teacher, (network, {"params": params})
