@@ -18,13 +18,28 @@ from kdjax.networks.cifar_resnet import (
     resnet56,
     resnet110,
 )
+from kdjax.networks.clip import clip_model
 from kdjax.networks.cnn import small_cnn
 from kdjax.networks.decoder import (
     decoder_transformer,
     llama3_1b,
     llama3_8b,
 )
+from kdjax.networks.encoder import (
+    bert_base,
+    distilbert_base,
+    encoder_transformer,
+)
+from kdjax.networks.encoder_decoder import encoder_decoder_transformer
 from kdjax.networks.fingerprint import fingerprint
+from kdjax.networks.imagenet_resnet import (
+    imagenet_resnet,
+    imagenet_resnet18,
+    imagenet_resnet34,
+    imagenet_resnet50,
+    imagenet_resnet101,
+    imagenet_resnet152,
+)
 from kdjax.networks.low_rank import (
     low_rank,
     merged,

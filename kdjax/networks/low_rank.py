@@ -1,6 +1,7 @@
 """Low-rank adapters: a network whose weights stay and whose trained parameters are small factors.
 
-Notation: a kernel W is read as a matrix `[I, O]`, its factors are A `[I, r]` and B `[r, O]`.
+Notation: a kernel W is read as a matrix `[I, O]`, its factors are A `[I, r]` and B `[r, O]`. A kernel
+under `layers/` has a first axis of layers (a scan over them made it): so have its factors.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from kdjax.networks.network import Network
 
+_STACK = "layers"
 Patterns = Sequence[str] | Mapping[str, int]
 
 
@@ -31,7 +33,8 @@ def low_rank(network: Network, patterns: Patterns, *, rank: int, alpha: float) -
         patterns: regular expressions searched in the parameters' names joined by "/". A kernel's last
             axis is its outputs and the axes before it are its inputs, as for dense layers and
             convolutions; a mapping from pattern to the number of input axes says otherwise:
-            `{"query/kernel": 1}` for attention heads `[I, heads, width]`.
+            `{"query/kernel": 1}` for attention heads `[I, heads, width]`. An axis of layers does not
+            count.
         rank: r, at least 1.
         alpha: α, the scale of the update at rank r.
 
@@ -67,9 +70,10 @@ def low_rank(network: Network, patterns: Patterns, *, rank: int, alpha: float) -
             for name in path:
                 node = node.setdefault(name, {})
             dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-            ins, outs = math.prod(leaf.shape[:input_axes]), math.prod(leaf.shape[input_axes:])
-            a = jax.random.normal(jax.random.fold_in(key, number), (ins, rank), dtype)
-            node.update(a=a / math.sqrt(ins), b=jnp.zeros((rank, outs), dtype))
+            layers, shape = _split_layers(path, leaf.shape)
+            ins, outs = math.prod(shape[:input_axes]), math.prod(shape[input_axes:])
+            a = jax.random.normal(jax.random.fold_in(key, number), (*layers, ins, rank), dtype)
+            node.update(a=a / math.sqrt(ins), b=jnp.zeros((*layers, rank, outs), dtype))
         model = shapes.get("model", {})
         if jax.tree.leaves(model):
             model = network.init(key, inputs)["model"]
@@ -141,10 +145,17 @@ def _kernels(params, patterns: Patterns):
         matched.update(dict.fromkeys(found, count))
     for path, count in matched.items():
         leaf = leaves[path]
-        inputs = leaf.ndim - 1 if count is None else count
-        if not 0 < inputs < leaf.ndim:
+        axes_left = len(_split_layers(path, leaf.shape)[1])
+        inputs = axes_left - 1 if count is None else count
+        if not 0 < inputs < axes_left:
             raise ValueError(
                 f"{'/'.join(path)} {leaf.shape} is no kernel with {inputs} input axes: low-rank "
                 "factors need an input and an output axis"
             )
         yield path, leaf, inputs
+
+
+def _split_layers(path, shape):
+    """(the axis of layers, if there is one; the axes of one kernel)"""
+    count = 1 if path[0] == _STACK else 0
+    return shape[:count], shape[count:]

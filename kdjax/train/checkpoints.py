@@ -60,8 +60,10 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         plain = _without_keys(state)
-        digest = fingerprint(fetch(plain))
-        entry = {**record, "step": step, "structure": _structure(state), "sha256": digest}
+        held = fetch(plain)
+        entry = {**record, "step": step, "structure": _structure(state)}
+        entry["sha256"] = fingerprint(held)
+        entry["players"] = {name: fingerprint(x) for name, x in getattr(held, "params", {}).items()}
         items = {"state": ocp.args.StandardSave(plain)}
         if handed is not None:
             leaves, entry["handed"] = _described(handed)
@@ -101,6 +103,21 @@ class Checkpoints:
                 continue
             return Restored(state, record if handed is None else {**record, "handed": handed})
         return None
+
+    def read(self) -> Restored | None:
+        """The newest checkpoint as nested dicts of arrays, for a tool that has no state like it.
+
+        Raises:
+            ValueError: parameters of a player that are not those that were saved.
+        """
+        record = self.record()
+        if record is None:
+            return None
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        state = fetch(self._manager.restore(record["step"], args=args)["state"])
+        for name, digest in record.get("players", {}).items():
+            _verify(state["params"][name], digest, f"player {name!r}")
+        return Restored(state, record)
 
     def record(self) -> dict[str, Any] | None:
         """The record of the newest checkpoint whose record can be read; None without one."""

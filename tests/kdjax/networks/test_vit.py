@@ -115,3 +115,28 @@ def test_dropout_remat_and_precision():
 def test_an_image_that_patches_do_not_tile_is_refused():
     with pytest.raises(ValueError, match="multiples of patch 7, got \\(2, 28, 30, 1\\)"):
         small().init(KEY, jnp.zeros((2, 28, 30, 1)))
+
+
+def test_attention_is_the_softmax_of_its_scores_over_the_tokens():
+    names = ("queries2", "keys2", "values2", "scores2", "attention2")
+    features = small(features=names).apply(VARIABLES, X, train=False, rngs={})[0].features
+    q, k = np.float64(features["queries2"]), np.float64(features["keys2"])
+    assert features["values2"].shape == q.shape == (2, 2, 17, 8)
+    scores = np.einsum("bhle,bhme->bhlm", q, k) / np.sqrt(8)
+    np.testing.assert_allclose(features["scores2"], scores, rtol=1e-4, atol=1e-4)
+    attention = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(features["attention2"], attention, rtol=1e-4, atol=1e-5)
+
+
+def test_two_heads_read_two_tokens_and_the_logits_are_their_mean():
+    names = ("cls", "distillation", "class_logits", "distillation_logits", "tokens")
+    network = small(distillation=True, distillation_head=True, features=names)
+    variables = jax.jit(network.init)(KEY, X)
+    outputs, _ = network.apply(variables, X, train=False, rngs={})
+    features = outputs.features
+    assert features["tokens"].shape == (2, 18, 16)
+    np.testing.assert_array_equal(features["tokens"][:, 1], features["distillation"])
+    mean = (features["class_logits"] + features["distillation_logits"]) / 2
+    np.testing.assert_array_equal(outputs.logits, mean)
+    with pytest.raises(ValueError, match="reads the distillation token"):
+        small(distillation_head=True)
