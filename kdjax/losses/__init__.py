@@ -13,23 +13,14 @@ from kdjax.losses.attention import (
 )
 from kdjax.losses.channels import channel_affinity, channel_correlation, pearson_feature_distance
 from kdjax.losses.contrastive import (
-    absolute_boosting,
-    anchor_similarity,
     candidate_contrast,
     categorised_contrast,
-    cross_modal_affinity,
     info_nce,
-    neighbour_similarity,
     noise_contrastive_estimation,
-    queue_similarity,
-    relative_boosting,
-    self_supervised_similarity,
     soft_supervised_contrast,
     supervised_contrast,
     symmetric_info_nce,
     transported_cost,
-    triplet_margin,
-    triplet_preference,
     two_view_contrast,
 )
 from kdjax.losses.correlation import (
@@ -120,6 +111,12 @@ from kdjax.losses.logits import (
     soft_cross_entropy,
     target_class_divergence,
 )
+from kdjax.losses.margins import (
+    absolute_boosting,
+    relative_boosting,
+    triplet_margin,
+    triplet_preference,
+)
 from kdjax.losses.multi_label import asymmetric_multi_label, independent_cross_entropy
 from kdjax.losses.multiple_instance import attention_diversity, bag_margin
 from kdjax.losses.ranking import listwise_divergence, listwise_likelihood, rank_likelihood
@@ -158,6 +155,13 @@ from kdjax.losses.sequence import (
     self_evolution_divergence,
     token_negative_log_likelihood,
     weighted_negative_log_likelihood,
+)
+from kdjax.losses.similarity import (
+    anchor_similarity,
+    cross_modal_affinity,
+    neighbour_similarity,
+    queue_similarity,
+    self_supervised_similarity,
 )
 from kdjax.losses.sparse import (
     logistic_ranking,

@@ -1,16 +1,16 @@
-"""Losses that tell an example's own counterpart from others: by contrast, by similarity distributions.
+"""Losses that tell an example's own counterpart from others.
 
 Notation: embeddings are rows, `s` `[B, D]` the student's and `t` `[B, D]` the teacher's, and
 `cos(a, b)` is their cosine, 0 with a zero row. A distribution over candidates is a softmax of cosines
 over a temperature τ. Where the candidates are the batch itself, the loss mixes examples (`COUPLING`)
-and `where` takes masked examples out of the candidates too. Memory banks, queues and the constants
-that belong to them are arguments; the caller keeps and updates them, detached.
+and `where` takes masked examples out of the candidates too. Memory banks and the constants that
+belong to them are arguments; the caller keeps and updates them, detached.
 """
 
 import jax
 import jax.numpy as jnp
 
-from kdjax.losses import _arrays, divergences
+from kdjax.losses import _arrays, _embeddings
 
 
 def info_nce(student_embeddings, teacher_embeddings, *, temperature=0.07, where=None):
@@ -43,9 +43,11 @@ def info_nce(student_embeddings, teacher_embeddings, *, temperature=0.07, where=
         With τ = 0.07 as in the instance discrimination of Wu et al., 2018; to distil image features
         into point clouds: Liu et al., "Segment Any Point Cloud Sequences", 2023, τ = 0.07.
     """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
+    s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_positive(temperature=temperature)
-    log_q = _log_probs(_cosines(s, t), temperature, _candidates(where, s.shape[0]))
+    log_q = _embeddings.log_probs(
+        _embeddings.cosines(s, t), temperature, _embeddings.candidates(where, s.shape[0])
+    )
     return _arrays.select(where, -jnp.diagonal(log_q))
 
 
@@ -76,11 +78,11 @@ def symmetric_info_nce(student_embeddings, teacher_embeddings, *, temperature=0.
         Radford, Kim, Hallacy, et al., "Learning Transferable Visual Models From Natural Language
         Supervision", 2021. The authors learn τ from 0.07 on and keep 1/τ at most 100.
     """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
+    s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_positive(temperature=temperature)
-    cosines, candidates = _cosines(s, t), _candidates(where, s.shape[0])
-    forward = jnp.diagonal(_log_probs(cosines, temperature, candidates))
-    backward = jnp.diagonal(_log_probs(cosines.T, temperature, candidates))
+    cosines, candidates = _embeddings.cosines(s, t), _embeddings.candidates(where, s.shape[0])
+    forward = jnp.diagonal(_embeddings.log_probs(cosines, temperature, candidates))
+    backward = jnp.diagonal(_embeddings.log_probs(cosines.T, temperature, candidates))
     return _arrays.select(where, -(forward + backward) / 2)
 
 
@@ -113,13 +115,13 @@ def two_view_contrast(student_embeddings, teacher_embeddings, *, temperature=0.5
         Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
         Representations", 2020. The authors use τ = 0.1 on ImageNet and 0.5 on CIFAR-10.
     """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
+    s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_positive(temperature=temperature)
     size = s.shape[0]
     views = jnp.concatenate([s, t])
     twice = None if where is None else jnp.concatenate([where, where])
-    others = _candidates(twice, 2 * size) & ~jnp.eye(2 * size, dtype=bool)
-    log_q = _log_probs(_cosines(views, views), temperature, others)
+    others = _embeddings.candidates(twice, 2 * size) & ~jnp.eye(2 * size, dtype=bool)
+    log_q = _embeddings.log_probs(_embeddings.cosines(views, views), temperature, others)
     there, back = jnp.diagonal(log_q, size), jnp.diagonal(log_q, -size)
     # A masked example keeps no candidate, not even its own other view: nothing may come of its -inf.
     there, back = _arrays.select(where, there, back)
@@ -201,7 +203,7 @@ def soft_supervised_contrast(
     _arrays.check_same_batch(student_embeddings=s, class_probabilities=y)
     _arrays.check_where(where, s.shape[:1])
     y = _arrays.select(where, y)
-    return _weighted_contrast(s, _product(y, y), temperature, where)
+    return _weighted_contrast(s, _embeddings.product(y, y), temperature, where)
 
 
 def categorised_contrast(
@@ -238,13 +240,15 @@ def categorised_contrast(
         arXiv 2502.05835), 2025. A region's category says whether the teacher's classifier gives it the
         class of the whole image; pooled over windows of several sizes. The exact formulas are ours.
     """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
+    s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_labels(s.shape[:1], categories=categories, owners=owners)
     _arrays.check_positive(temperature=temperature)
     categories, owners = jnp.asarray(categories), jnp.asarray(owners)
     negatives = (categories[:, None] == categories[None, :]) & (owners[:, None] != owners[None, :])
-    candidates = _candidates(where, s.shape[0]) & (negatives | jnp.eye(s.shape[0], dtype=bool))
-    log_q = _log_probs(_cosines(s, t), temperature, candidates)
+    candidates = _embeddings.candidates(where, s.shape[0]) & (
+        negatives | jnp.eye(s.shape[0], dtype=bool)
+    )
+    log_q = _embeddings.log_probs(_embeddings.cosines(s, t), temperature, candidates)
     return _arrays.select(where, -jnp.diagonal(log_q))
 
 
@@ -278,12 +282,12 @@ def candidate_contrast(student_embeddings, candidates, positives, *, temperature
         centroids of clusters in unsupervised adaptation, 0.1 over prototypes of tasks.
     """
     s, c = _arrays.floating(student_embeddings=student_embeddings, candidates=candidates)
-    _check_same_width(student_embeddings=s, candidates=c)
+    _embeddings.check_same_width(student_embeddings=s, candidates=c)
     _arrays.check_labels(s.shape[:1], positives=positives)
     _arrays.check_positive(temperature=temperature)
     _arrays.check_where(where, s.shape[:1])
     s = _arrays.select(where, s)
-    log_q = _log_probs(_cosines(s, c), temperature, None)
+    log_q = _embeddings.log_probs(_embeddings.cosines(s, c), temperature, None)
     chosen = jnp.take_along_axis(log_q, jnp.asarray(positives)[:, None], axis=1)
     return _arrays.select(where, -chosen[:, 0])
 
@@ -388,496 +392,16 @@ def transported_cost(
         Chen, Wang, Gan, Liu, Henao, Carin, "Wasserstein Contrastive Representation Distillation",
         2021: the primal (local) form. Epsilon and iterations are our choice. Cuturi, "Sinkhorn Distances", 2013.
     """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
+    s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)
     _arrays.check_positive(epsilon=epsilon)
     if not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"iterations must be an integer of at least 1, got {iterations}")
     size = s.shape[0]
     kept = jnp.ones(size, bool) if where is None else where
     pairs = kept[:, None] & kept[None, :]
-    cost = 1 - _cosines(s, t)
+    cost = 1 - _embeddings.cosines(s, t)
     conditional = jax.lax.stop_gradient(_transport_plan(cost, kept, epsilon, iterations))
     return jnp.sum(jnp.where(pairs, conditional * cost, 0), axis=1)
-
-
-def queue_similarity(
-    student_embeddings,
-    teacher_embeddings,
-    queue,
-    *,
-    student_temperature=0.2,
-    teacher_temperature=0.07,
-    where=None,
-):
-    r"""KL(teacher ‖ student) of an example's similarities to a queue and to its own teacher vector.
-
-    .. math:: \sum_k p_k (\log p_k - \log q_k), \quad
-        q = \operatorname{softmax}_k(\cos(s_i, d_k) / \tau_s), \
-        p = \operatorname{softmax}_k(\cos(t_i, d_k) / \tau_t)
-
-    over the queue's rows `d` and `t_i` itself. Published as the cross-entropy, which adds the
-    teacher's entropy and has the same gradient for the student.
-
-    Args:
-        student_embeddings: `[B, D]`
-        teacher_embeddings: `[B, D]`
-        queue: `[K, D]`, teacher embeddings of earlier examples.
-        student_temperature: τ_s > 0.
-        teacher_temperature: τ_t > 0.
-        where: `[B]` boolean; masked examples give zero.
-
-    Returns:
-        `[B]`
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes, temperatures.
-
-    >>> x = jnp.eye(2)
-    >>> queue_similarity(x, x, x[:1], student_temperature=1.0, teacher_temperature=1.0)
-    Array([0., 0.], dtype=float32)
-
-    Reference:
-        Fang, Wang, Wang, Zhang, Yang, Liu, "SEED: Self-supervised Distillation for Visual
-        Representation", 2021. The authors use a queue of 65536 and τ_s = 0.2, and a lower τ_t, which
-        sharpens the teacher.
-    """
-    s, t = _paired(student_embeddings, teacher_embeddings, where)
-    (d,) = _arrays.floating(queue=queue)
-    _check_same_width(student_embeddings=s, queue=d)
-    _arrays.check_positive(
-        student_temperature=student_temperature, teacher_temperature=teacher_temperature
-    )
-    own_t = _arrays.unit(t)
-    own = [jnp.sum(_arrays.unit(x) * own_t, axis=1, keepdims=True) for x in (s, t)]
-    log_q = _log_probs(jnp.concatenate([own[0], _cosines(s, d)], axis=1), student_temperature, None)
-    log_p = _log_probs(jnp.concatenate([own[1], _cosines(t, d)], axis=1), teacher_temperature, None)
-    return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
-
-
-def anchor_similarity(
-    student_embeddings,
-    teacher_embeddings,
-    student_anchors,
-    teacher_anchors,
-    *,
-    student_temperature=0.04,
-    teacher_temperature=0.04,
-    where=None,
-):
-    r"""KL(teacher ‖ student) of similarities to the same anchors, each side in its own space.
-
-    .. math:: \sum_k p_k (\log p_k - \log q_k), \quad
-        q = \operatorname{softmax}_k(\cos(s_i, a^s_k) / \tau_s), \
-        p = \operatorname{softmax}_k(\cos(t_i, a^t_k) / \tau_t)
-
-    Args:
-        student_embeddings: `[B, D_s]`
-        teacher_embeddings: `[B, D_t]`; widths may differ.
-        student_anchors: `[K, D_s]`, the student's embeddings of K examples, from its memory bank.
-        teacher_anchors: `[K, D_t]`, the teacher's embeddings of the same examples.
-        student_temperature: τ_s > 0.
-        teacher_temperature: τ_t > 0.
-        where: `[B]` boolean; masked examples give zero.
-
-    Returns:
-        `[B]`
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes, temperatures.
-
-    >>> x = jnp.eye(2)
-    >>> anchor_similarity(x, 5 * x, x, 3 * x)
-    Array([0., 0.], dtype=float32)
-
-    Reference:
-        Abbasi Koohpayegani, Tejankar, Pirsiavash, "CompRess: Self-Supervised Learning by Compressing
-        Representations", 2020. The authors use 128,000 anchors and τ = 0.04. With the student's
-        momentum copy as the teacher and one bank: Tejankar et al., "ISD", 2021.
-    """
-    s, t, a_s, a_t = _arrays.floating(
-        student_embeddings=student_embeddings,
-        teacher_embeddings=teacher_embeddings,
-        student_anchors=student_anchors,
-        teacher_anchors=teacher_anchors,
-    )
-    _check_same_width(student_embeddings=s, student_anchors=a_s)
-    _check_same_width(teacher_embeddings=t, teacher_anchors=a_t)
-    _arrays.check_same_batch(student_embeddings=s, teacher_embeddings=t)
-    _arrays.check_same_batch(student_anchors=a_s, teacher_anchors=a_t)
-    _arrays.check_positive(
-        student_temperature=student_temperature, teacher_temperature=teacher_temperature
-    )
-    _arrays.check_where(where, s.shape[:1])
-    s, t = _arrays.select(where, s, t)
-    log_q = _log_probs(_cosines(s, a_s), student_temperature, None)
-    log_p = _log_probs(_cosines(t, a_t), teacher_temperature, None)
-    return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
-
-
-def neighbour_similarity(
-    student_embeddings,
-    teacher_embeddings,
-    *,
-    student_temperature=0.05,
-    teacher_temperature=0.05,
-    where=None,
-):
-    r"""KL(teacher ‖ student) of an example's similarities to the other examples of the batch.
-
-    .. math:: \sum_{j \neq i} p_{ij} (\log p_{ij} - \log q_{ij}), \quad
-        q_i = \operatorname{softmax}_{j \neq i}(\cos(s_i, s_j) / \tau_s), \
-        p_i = \operatorname{softmax}_{j \neq i}(\cos(t_i, t_j) / \tau_t)
-
-    Args:
-        student_embeddings: `[B, D_s]`
-        teacher_embeddings: `[B, D_t]`; widths may differ.
-        student_temperature: τ_s > 0.
-        teacher_temperature: τ_t > 0.
-        where: `[B]` boolean; masked examples are no candidates and give zero.
-
-    Returns:
-        `[B]`; zero for a single example.
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: ranks, batch, temperatures.
-
-    >>> neighbour_similarity(jnp.eye(3), jnp.eye(3))
-    Array([0., 0., 0.], dtype=float32)
-
-    Reference:
-        Jin, Zhang, Zhu, Xiao, Li, Wei, Arnold, Ren, "Lifelong Pretraining: Continually Adapting
-        Language Models to Emerging Corpora", 2022: its contrastive distillation, as a cross-entropy,
-        which has the same gradient for the student.
-    """
-    s, t = _arrays.floating(
-        student_embeddings=student_embeddings, teacher_embeddings=teacher_embeddings
-    )
-    _arrays.check_rank(2, student_embeddings=s, teacher_embeddings=t)
-    _arrays.check_same_batch(student_embeddings=s, teacher_embeddings=t)
-    _arrays.check_positive(
-        student_temperature=student_temperature, teacher_temperature=teacher_temperature
-    )
-    _arrays.check_where(where, s.shape[:1])
-    s, t = _arrays.select(where, s, t)
-    others = _arrays.pairs(where, s.shape[0])
-    log_q = _log_probs(_cosines(s, s), student_temperature, others)
-    log_p = _log_probs(_cosines(t, t), teacher_temperature, others)
-    return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
-
-
-def cross_modal_affinity(
-    student_first,
-    teacher_first,
-    student_second,
-    teacher_second,
-    *,
-    student_temperature=0.01,
-    teacher_temperature=0.01,
-    where=None,
-):
-    r"""KL(teacher ‖ student) of an example's similarities across two modalities, mean of both ways.
-
-    .. math:: \tfrac{1}{2} \left( \operatorname{KL}(p^{u \to v}_i \,\|\, q^{u \to v}_i)
-        + \operatorname{KL}(p^{v \to u}_i \,\|\, q^{v \to u}_i) \right), \quad
-        q^{u \to v}_i = \operatorname{softmax}_j(\cos(u^s_i, v^s_j) / \tau_s)
-
-    with `u` the first modality (images), `v` the second (texts) and p the same of the teacher.
-
-    Args:
-        student_first: `[B, D_s]`
-        teacher_first: `[B, D_t]`; the teacher's width may differ.
-        student_second: `[B, D_s]`
-        teacher_second: `[B, D_t]`
-        student_temperature: τ_s > 0; it may be learned.
-        teacher_temperature: τ_t > 0, as the teacher was trained.
-        where: `[B]` boolean; masked examples are no candidates and give zero.
-
-    Returns:
-        `[B]`; of several teachers the caller takes the mean.
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes, temperatures.
-
-    >>> x = jnp.eye(2)
-    >>> cross_modal_affinity(x, 2 * x, x, 3 * x)
-    Array([0., 0.], dtype=float32)
-
-    Reference:
-        Vasu, Pouransari, Faghri, Vemulapalli, Tuzel, "MobileCLIP: Fast Image-Text Models through
-        Multi-Modal Reinforced Training", 2024: logit scale 100, weight 1 and no contrastive term in
-        the 12M recipe. Wu et al., "TinyCLIP: CLIP Distillation via Affinity Mimicking and Weight
-        Inheritance", 2023, as a cross-entropy, which has the same gradient for the student.
-    """
-    u_s, u_t, v_s, v_t = _arrays.floating(
-        student_first=student_first,
-        teacher_first=teacher_first,
-        student_second=student_second,
-        teacher_second=teacher_second,
-    )
-    _arrays.check_rank(2, student_first=u_s, teacher_first=u_t)
-    _arrays.check_same_shape(student_first=u_s, student_second=v_s)
-    _arrays.check_same_shape(teacher_first=u_t, teacher_second=v_t)
-    _arrays.check_same_batch(student_first=u_s, teacher_first=u_t)
-    _arrays.check_positive(
-        student_temperature=student_temperature, teacher_temperature=teacher_temperature
-    )
-    _arrays.check_where(where, u_s.shape[:1])
-    u_s, u_t, v_s, v_t = _arrays.select(where, u_s, u_t, v_s, v_t)
-    candidates = _candidates(where, u_s.shape[0])
-    cosines_s, cosines_t = _cosines(u_s, v_s), _cosines(u_t, v_t)
-    there = divergences.kl_of_log_probs(
-        _log_probs(cosines_s, student_temperature, candidates),
-        _log_probs(cosines_t, teacher_temperature, candidates),
-    )
-    back = divergences.kl_of_log_probs(
-        _log_probs(cosines_s.T, student_temperature, candidates),
-        _log_probs(cosines_t.T, teacher_temperature, candidates),
-    )
-    return _arrays.select(where, (there + back) / 2)
-
-
-def self_supervised_similarity(
-    student_transformed,
-    teacher_transformed,
-    student_originals,
-    teacher_originals,
-    *,
-    temperature=0.5,
-    where=None,
-):
-    r"""T² · KL(teacher ‖ student) of a transformed example's similarities to the untransformed ones.
-
-    .. math:: T^2 \sum_m p_{nm} (\log p_{nm} - \log q_{nm}), \quad
-        q_n = \operatorname{softmax}_m(\cos(a^s_n, o^s_m) / T)
-
-    with `a` the embeddings of transformed examples, `o` those of the originals of the whole batch,
-    and p the same of the teacher.
-
-    Args:
-        student_transformed: `[N, D_s]`
-        teacher_transformed: `[N, D_t]`; widths may differ.
-        student_originals: `[M, D_s]`
-        teacher_originals: `[M, D_t]`
-        temperature: T > 0.
-        where: `[N]` boolean; masked transformed examples give zero. `least_wrong` makes the mask of
-            the authors, who leave out what the teacher gets most wrong.
-
-    Returns:
-        `[N]`
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes, temperature.
-
-    >>> x = jnp.eye(2)
-    >>> self_supervised_similarity(x, 4 * x, x, 2 * x)
-    Array([0., 0.], dtype=float32)
-
-    Reference:
-        Xu, Liu, Li, Loy, "Knowledge Distillation Meets Self-Supervision", 2020. The authors use
-        T = 0.5, keep the best 75 % of what the teacher gets wrong, weight 10, beside 1 for the
-        cross-entropy and 0.9 and 2.7 for distillation (T = 4) on originals and transformed examples.
-    """
-    a_s, a_t, o_s, o_t = _arrays.floating(
-        student_transformed=student_transformed,
-        teacher_transformed=teacher_transformed,
-        student_originals=student_originals,
-        teacher_originals=teacher_originals,
-    )
-    _check_same_width(student_transformed=a_s, student_originals=o_s)
-    _check_same_width(teacher_transformed=a_t, teacher_originals=o_t)
-    _arrays.check_same_batch(student_transformed=a_s, teacher_transformed=a_t)
-    _arrays.check_same_batch(student_originals=o_s, teacher_originals=o_t)
-    _arrays.check_positive(temperature=temperature)
-    _arrays.check_where(where, a_s.shape[:1])
-    a_s, a_t = _arrays.select(where, a_s, a_t)
-    log_q = _log_probs(_cosines(a_s, o_s), temperature, None)
-    log_p = _log_probs(_cosines(a_t, o_t), temperature, None)
-    values = jnp.square(temperature) * divergences.kl_of_log_probs(log_q, log_p)
-    return _arrays.select(where, values)
-
-
-def relative_boosting(student_scores, teacher_scores, *, margin=0.2, where=None):
-    r"""Hinge on separating each pair by a margin more than the anchor branch does, hardest negative.
-
-    .. math:: \ell_i = \max_{j \neq i} [m + (A_{ii} - A_{ij}) - (S_{ii} - S_{ij})]_+
-        + \max_{j \neq i} [m + (A_{ii} - A_{ji}) - (S_{ii} - S_{ji})]_+
-
-    Args:
-        student_scores: `[B, B]`, the target branch's scores `S` of image i with text j; pairs that
-            belong together are on the diagonal.
-        teacher_scores: `[B, B]`, the anchor branch's scores `A`.
-        margin: m >= 0, the base margin times the boosting scale.
-        where: `[B]` boolean over pairs; masked ones are no negatives and give zero.
-
-    Returns:
-        `[B]`; zero for a single pair. The published loss is the sum.
-
-    Raises:
-        TypeError: scores that are not floating-point. ValueError: shapes, margin.
-
-    >>> relative_boosting(jnp.eye(2), 0.5 * jnp.eye(2), margin=0.75)
-    Array([0.5, 0.5], dtype=float32)
-
-    Reference:
-        Diao, Zhang, Gao, Ruan, Lu, "Deep Boosting Learning: A Brand-new Cooperative Approach for
-        Image-Text Matching", 2024. The authors use scale 1; the base margin is the matching loss's.
-    """
-    s, t, others = _score_matrices(student_scores, teacher_scores, margin, where)
-    gain_s, gain_t = jnp.diagonal(s)[:, None] - s, jnp.diagonal(t)[:, None] - t
-    rows = _hardest(margin + gain_t - gain_s, others)
-    gain_s, gain_t = jnp.diagonal(s)[:, None] - s.T, jnp.diagonal(t)[:, None] - t.T
-    return rows + _hardest(margin + gain_t - gain_s, others)
-
-
-def absolute_boosting(student_scores, teacher_scores, *, margin=0.2, balance=0.5, where=None):
-    r"""Hinge on scoring a pair higher and its hardest negative lower than the anchor branch does.
-
-    .. math:: \ell_i = 2 [\gamma m + A_{ii} - S_{ii}]_+
-        + \max_{j \neq i} [(1 - \gamma) m + S_{ij} - A_{ij}]_+
-        + \max_{j \neq i} [(1 - \gamma) m + S_{ji} - A_{ji}]_+
-
-    Args:
-        student_scores: `[B, B]`, the target branch's scores `S`, pairs on the diagonal.
-        teacher_scores: `[B, B]`, the anchor branch's scores `A`.
-        margin: m >= 0, the base margin times the boosting scale.
-        balance: γ between 0 and 1, the part of the margin that positives bear.
-        where: `[B]` boolean over pairs; masked ones are no negatives and give zero.
-
-    Returns:
-        `[B]`; the published loss is the sum.
-
-    Raises:
-        TypeError: scores that are not floating-point. ValueError: shapes, margin, balance.
-
-    >>> absolute_boosting(jnp.eye(2), jnp.eye(2), margin=0.5)
-    Array([1., 1.], dtype=float32)
-
-    Reference:
-        Diao, Zhang, Gao, Ruan, Lu, "Deep Boosting Learning: A Brand-new Cooperative Approach for
-        Image-Text Matching", 2024. The authors use scale 1 and γ = 0.5.
-    """
-    s, t, others = _score_matrices(student_scores, teacher_scores, margin, where)
-    _arrays.check_fraction(balance=balance)
-    own = jax.nn.relu(balance * margin + jnp.diagonal(t) - jnp.diagonal(s))
-    above = (1 - balance) * margin + s - t
-    values = 2 * own + _hardest(above, others) + _hardest(above.T, others)
-    return _arrays.select(where, values)
-
-
-def triplet_margin(student_anchors, closer, farther, *, margin=0.2, where=None):
-    r"""Hinge on the anchor being nearer to one embedding than to another by a margin.
-
-    .. math:: [m + \lVert a - c \rVert - \lVert a - f \rVert]_+
-
-    Args:
-        student_anchors: `[B, D]`
-        closer: `[B, D]`
-        farther: `[B, D]`
-        margin: m >= 0.
-        where: `[B]` boolean; masked triplets give zero.
-
-    Returns:
-        `[B]`
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes, margin.
-
-    >>> triplet_margin(jnp.array([[0.0]]), jnp.array([[2.0]]), jnp.array([[1.5]]), margin=0.5)
-    Array([1.], dtype=float32)
-
-    Reference:
-        Schroff, Kalenichenko, Philbin, "FaceNet: A Unified Embedding for Face Recognition and
-        Clustering", 2015, with squared distances of unit rows and margin 0.2.
-    """
-    near, far = _triplet_distances(student_anchors, closer, farther, where)
-    _arrays.check_not_negative(margin=margin)
-    return _arrays.select(where, jax.nn.relu(margin + near - far))
-
-
-def triplet_preference(student_anchors, closer, farther, *, where=None):
-    r"""Negative log-probability of a judgement "the anchor is nearer to this than to that".
-
-    .. math:: -\log \operatorname{sigmoid}(\lVert a - f \rVert - \lVert a - c \rVert)
-
-    Args:
-        student_anchors: `[B, D]`
-        closer: `[B, D]`, what a person or a teacher judged nearer.
-        farther: `[B, D]`
-        where: `[B]` boolean; masked triplets give zero.
-
-    Returns:
-        `[B]`
-
-    Raises:
-        TypeError: embeddings that are not floating-point. ValueError: shapes.
-
-    >>> triplet_preference(jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.zeros((1, 2))).round(4)
-    Array([0.6931], dtype=float32)
-
-    Reference:
-        Bobu, Peng, "Aligning Robot Representations with Humans", 2022, for similarity queries to
-        people.
-    """
-    near, far = _triplet_distances(student_anchors, closer, farther, where)
-    return _arrays.select(where, jax.nn.softplus(near - far))
-
-
-def least_wrong(teacher_scores, labels, *, fraction):
-    """Mask `[N]` of the rows that the teacher ranks right, and the best `fraction` of its wrong ones.
-
-    Rows are ordered by the rank of the right class among the teacher's `[N, C]` scores, equal ranks by
-    position; of the W wrong rows the best `floor(fraction * W)` are kept.
-    """
-    (t,) = _arrays.floating(teacher_scores=teacher_scores)
-    _arrays.check_rank(2, teacher_scores=t)
-    _arrays.check_labels(t.shape[:1], labels=labels)
-    _arrays.check_fraction(fraction=fraction)
-    ranking = jnp.argsort(-t, axis=1)
-    ranks = jnp.argmax(ranking == jnp.asarray(labels)[:, None], axis=1)
-    positions = jnp.argsort(jnp.argsort(ranks))
-    wrong = jnp.sum(ranks > 0)
-    return positions < t.shape[0] - wrong + jnp.floor(fraction * wrong)
-
-
-def _paired(student_embeddings, teacher_embeddings, where):
-    """Embeddings of one shape, checked, in at least float32, with masked rows at zero."""
-    s, t = _arrays.floating(
-        student_embeddings=student_embeddings, teacher_embeddings=teacher_embeddings
-    )
-    _arrays.check_rank(2, student_embeddings=s, teacher_embeddings=t)
-    _arrays.check_same_shape(student_embeddings=s, teacher_embeddings=t)
-    _arrays.check_where(where, s.shape[:1])
-    return _arrays.select(where, s, t)
-
-
-def _check_same_width(**arrays):
-    _arrays.check_rank(2, **arrays)
-    if len({x.shape[1] for x in arrays.values()}) > 1:
-        listed = " and ".join(f"{name} {x.shape}" for name, x in arrays.items())
-        raise ValueError(f"{listed} must have one width")
-
-
-def _product(a, b):
-    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _cosines(a, b):
-    return _product(_arrays.unit(a), _arrays.unit(b))
-
-
-def _candidates(where, size):
-    """[B, B] mask of the kept columns; every row keeps its own, so that no row is empty."""
-    if where is None:
-        return jnp.ones((size, size), bool)
-    return jnp.broadcast_to(where[None, :], (size, size)) | jnp.eye(size, dtype=bool)
-
-
-def _log_probs(cosines, temperature, candidates):
-    """Log softmax over the candidates of each row; -inf outside, and in a row without any."""
-    scores = cosines / jnp.asarray(temperature, cosines.dtype)
-    if candidates is not None:
-        scores = jnp.where(candidates, scores, -jnp.inf)
-    return _arrays.log_softmax(scores)
 
 
 def _weighted_contrast(s, weights, temperature, where):
@@ -886,7 +410,7 @@ def _weighted_contrast(s, weights, temperature, where):
     _arrays.check_where(where, s.shape[:1])
     s = _arrays.select(where, s)
     others = _arrays.pairs(where, s.shape[0])
-    log_q = _log_probs(_cosines(s, s), temperature, others)
+    log_q = _embeddings.log_probs(_embeddings.cosines(s, s), temperature, others)
     weights = jnp.where(others, weights, 0)
     log_q = jnp.where(others, log_q, 0)
     return _arrays.divide(-jnp.sum(weights * log_q, axis=1), jnp.sum(weights, axis=1))
@@ -911,31 +435,3 @@ def _transport_plan(cost, kept, epsilon, iterations):
     _, columns = jax.lax.fori_loop(0, iterations, balance, (zeros, zeros))
     # The rows' marginal holds exactly after a last row step, which normalises each row.
     return jnp.exp(_arrays.log_softmax(log_kernel + columns[None, :]))
-
-
-def _score_matrices(student_scores, teacher_scores, margin, where):
-    s, t = _arrays.floating(student_scores=student_scores, teacher_scores=teacher_scores)
-    _arrays.check_rank(2, student_scores=s, teacher_scores=t)
-    _arrays.check_same_shape(student_scores=s, teacher_scores=t)
-    if s.shape[0] != s.shape[1]:
-        raise ValueError(f"student_scores must be square, got shape {s.shape}")
-    _arrays.check_not_negative(margin=margin)
-    _arrays.check_where(where, s.shape[:1])
-    s, t = _arrays.select(where, s, t)
-    if where is not None:
-        s, t = (jnp.where(where[None, :], x, jnp.zeros_like(x)) for x in (s, t))
-    return s, t, _arrays.pairs(where, s.shape[0])
-
-
-def _hardest(values, others):
-    """[B] largest positive value of each row among `others`, zero without any."""
-    return jnp.max(jnp.where(others, jax.nn.relu(values), 0), axis=1)
-
-
-def _triplet_distances(student_anchors, closer, farther, where):
-    a, c, f = _arrays.floating(student_anchors=student_anchors, closer=closer, farther=farther)
-    _arrays.check_rank(2, student_anchors=a, closer=c, farther=f)
-    _arrays.check_same_shape(student_anchors=a, closer=c, farther=f)
-    _arrays.check_where(where, a.shape[:1])
-    a, c, f = _arrays.select(where, a, c, f)
-    return _arrays.norm(a - c), _arrays.norm(a - f)

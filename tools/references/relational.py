@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import losses
-from kdjax.losses import contrastive
+from kdjax.losses import similarity
 from tools.references.registry import Example, covers, nhwc
 
 
@@ -214,15 +214,15 @@ def self_supervised(x, h):
     distilled = jnp.mean(
         losses.softened_kl_divergence(originals_s, originals_t, temperature=h["kl_temp"])
     )
-    similarity = unit(heads_t[1]) @ unit(heads_t[0]).T
-    kept = contrastive.least_wrong(similarity, owners, fraction=h["ss_ratio"])
+    scores = unit(heads_t[1]) @ unit(heads_t[0]).T
+    kept = similarity.least_wrong(scores, owners, fraction=h["ss_ratio"])
     matched = mean_over(
         kept,
         losses.self_supervised_similarity(
             heads_s[1], heads_t[1], heads_s[0], heads_t[0], temperature=h["ss_temp"]
         ),
     )
-    kept = contrastive.least_wrong(transformed_t, labels[owners], fraction=h["tf_ratio"])
+    kept = similarity.least_wrong(transformed_t, labels[owners], fraction=h["tf_ratio"])
     transferred = mean_over(
         kept,
         losses.softened_kl_divergence(transformed_s, transformed_t, temperature=h["tf_temp"]),

@@ -4,43 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from embedded import RNG, SIZE, TAU, WHERE, S, T, U, V, cos, double, kl, softmax, unit
 
 from kdjax import losses
 from kdjax.losses import contrastive
 
-SIZE = 6
-RNG = np.random.default_rng(5)
-S, T = RNG.standard_normal((SIZE, 4)), RNG.standard_normal((SIZE, 4))
-U, V = RNG.standard_normal((SIZE, 4)), RNG.standard_normal((SIZE, 4))
 LABELS = np.array([0, 1, 0, 2, 1, 0])
 OWNERS = np.array([0, 0, 1, 1, 2, 2])
 PROBABILITIES = RNG.dirichlet(np.ones(3), SIZE)
-WHERE = np.array([True, False, True, True, True, False])
-TAU = 0.4
-COMPILER = {"xla_backend_optimization_level": 0}
-
-
-def double(loss, *arrays, **keywords):
-    """The loss in float64, compiled without optimisation: compiling is what these tests cost."""
-    run = jax.jit(lambda *chosen: loss(*chosen, **keywords), compiler_options=COMPILER)
-    with jax.enable_x64(True):
-        return np.asarray(run(*(jnp.asarray(x) for x in arrays)))
-
-
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def cos(a, b):
-    return unit(a) @ unit(b)
-
-
-def softmax(x):
-    return np.exp(x) / np.sum(np.exp(x), axis=-1, keepdims=True)
-
-
-def kl(p, q):
-    return np.sum(p * np.log(p / q), axis=-1)
 
 
 # Restatements in float64 NumPy, one anchor at a time.
@@ -268,95 +239,6 @@ def test_gradient_of_transport_holds_the_plan():
     np.testing.assert_allclose(ours, double(jax.grad(with_plan), S), rtol=1e-9, atol=1e-12)
 
 
-def test_queue_similarity_is_the_definitions():
-    queue = U[:4]
-    values = []
-    for a, b in zip(S, T, strict=True):
-        rows = [b, *queue]
-        q = softmax(np.array([cos(a, d) for d in rows]) / 0.3)
-        p = softmax(np.array([cos(b, d) for d in rows]) / 0.2)
-        values.append(kl(p, q))
-    ours = double(
-        losses.queue_similarity, S, T, queue, student_temperature=0.3, teacher_temperature=0.2
-    )
-    np.testing.assert_allclose(ours, values)
-
-
-def test_anchor_similarity_is_the_definitions():
-    student, anchors = RNG.standard_normal((SIZE, 3)), RNG.standard_normal((5, 3))
-    q = softmax(unit(student) @ unit(anchors).T / 0.3)
-    p = softmax(unit(T) @ unit(U[:5]).T / 0.2)
-    ours = double(
-        losses.anchor_similarity,
-        student,
-        T,
-        anchors,
-        U[:5],
-        student_temperature=0.3,
-        teacher_temperature=0.2,
-    )
-    np.testing.assert_allclose(ours, kl(p, q))
-
-
-def test_self_supervised_similarity_is_the_definitions():
-    student, originals = RNG.standard_normal((SIZE, 3)), RNG.standard_normal((2, 3))
-    q = softmax(unit(student) @ unit(originals).T / 0.5)
-    p = softmax(unit(T) @ unit(U[:2]).T / 0.5)
-    ours = double(losses.self_supervised_similarity, student, T, originals, U[:2])
-    np.testing.assert_allclose(ours, 0.25 * kl(p, q))
-
-
-def test_least_wrong_keeps_the_right_and_the_best_of_the_wrong():
-    scores = jnp.array(
-        [[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]]
-    )
-    labels = jnp.array([0, 2, 1, 0, 1])
-    # Ranks of the right class: 0, 2, 1, 2, 0; of the three wrong rows the third is best.
-    for fraction, wanted in [(0.0, [0, 4]), (0.5, [0, 2, 4]), (0.7, [0, 1, 2, 4])]:
-        kept = contrastive.least_wrong(scores, labels, fraction=fraction)
-        np.testing.assert_array_equal(np.flatnonzero(kept), wanted)
-    assert np.all(contrastive.least_wrong(scores, labels, fraction=1.0))
-
-
-def test_relative_boosting_is_the_definitions():
-    s, t, m = RNG.standard_normal((5, 5)), RNG.standard_normal((5, 5)), 0.3
-    wanted = np.zeros(5)
-    for i in range(5):
-        others = [j for j in range(5) if j != i]
-        wanted[i] += max(max(0, m + t[i, i] - t[i, j] - s[i, i] + s[i, j]) for j in others)
-        wanted[i] += max(max(0, m + t[i, i] - t[j, i] - s[i, i] + s[j, i]) for j in others)
-    np.testing.assert_allclose(double(losses.relative_boosting, s, t, margin=m), wanted)
-
-
-def test_absolute_boosting_is_the_definitions():
-    s, t, m, g = RNG.standard_normal((5, 5)), RNG.standard_normal((5, 5)), 0.3, 0.7
-    wanted = np.zeros(5)
-    for i in range(5):
-        others = [j for j in range(5) if j != i]
-        wanted[i] = 2 * max(0, g * m + t[i, i] - s[i, i])
-        wanted[i] += max(max(0, (1 - g) * m + s[i, j] - t[i, j]) for j in others)
-        wanted[i] += max(max(0, (1 - g) * m + s[j, i] - t[j, i]) for j in others)
-    ours = double(losses.absolute_boosting, s, t, margin=m, balance=g)
-    np.testing.assert_allclose(ours, wanted)
-
-
-@pytest.mark.parametrize("loss", [losses.relative_boosting, losses.absolute_boosting])
-def test_boosting_of_masked_pairs_is_that_of_the_smaller_matrix(loss):
-    s, t = RNG.standard_normal((SIZE, SIZE)), RNG.standard_normal((SIZE, SIZE))
-    masked = double(loss, s, t, where=WHERE)
-    wanted = np.zeros(SIZE)
-    wanted[WHERE] = double(loss, s[WHERE][:, WHERE], t[WHERE][:, WHERE])
-    np.testing.assert_allclose(masked, wanted)
-
-
-def test_triplets_are_the_definitions():
-    near, far = np.linalg.norm(S - T, axis=1), np.linalg.norm(S - U, axis=1)
-    ours = double(losses.triplet_margin, S, T, U, margin=0.5)
-    np.testing.assert_allclose(ours, np.maximum(0, 0.5 + near - far))
-    wanted = -np.log(1 / (1 + np.exp(near - far)))
-    np.testing.assert_allclose(double(losses.triplet_preference, S, T, U), wanted)
-
-
 @pytest.mark.parametrize(
     ("loss", "keywords"),
     [
@@ -375,13 +257,9 @@ def test_hyperparameters_out_of_range_are_refused_by_name(loss, keywords):
 
 
 def test_widths_that_differ_are_refused_by_name():
-    with pytest.raises(ValueError, match="student_embeddings .* and queue .* one width"):
-        losses.queue_similarity(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.ones((4, 2)))
     with pytest.raises(ValueError, match="teacher_candidates"):
         losses.noise_contrastive_estimation(
             jnp.ones((2, 3)), jnp.ones((2, 5, 2)), population=9, log_normaliser=0.0
         )
-    with pytest.raises(ValueError, match="square"):
-        losses.relative_boosting(jnp.ones((2, 3)), jnp.ones((2, 3)))
     with pytest.raises(TypeError, match="labels must be integers"):
         losses.supervised_contrast(jnp.ones((2, 3)), jnp.ones(2))
