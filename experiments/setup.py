@@ -6,8 +6,10 @@
 import contextlib
 import difflib
 import functools
+import hashlib
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -39,14 +41,17 @@ from kdjax.train import (
     Stage,
     Stopped,
     batch_sharding,
+    build_train_step,
     init_state,
     make_mesh,
     put,
+    scanned,
     settle,
     state_sharding,
     train_stage,
 )
 from kdjax.train.checkpoints import Checkpoints
+from kdjax.train.trials import with_trials
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe: configs/FILE.py[:NAME,...]")
 WORKDIR = flags.DEFINE_string("workdir", None, "where config, metrics, checkpoints and report go")
@@ -86,7 +91,7 @@ def launch(main: Callable[[Any, Path], int | None]) -> None:
             jax.config.update("jax_compilation_cache_dir", COMPILATION_CACHE.value)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         try:
-            join_processes()
+            join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -132,7 +137,7 @@ def _stop_agreed() -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(_stop_asked)).any())
 
 
-def join_processes() -> None:
+def join_processes(coordinator: str, count: int | None, number: int | None) -> None:
     """Makes this process one of several, where a flag or the environment says that there are several.
 
     Every process runs the same command on a workdir that all of them see; process 0 writes to it.
@@ -140,15 +145,14 @@ def join_processes() -> None:
     Raises:
         ConfigError: flags that do not say where, how many and which.
     """
-    count, number = PROCESSES.value, PROCESS.value
     given = {"processes": count, "process": number}
-    if COORDINATOR.value:
+    if coordinator:
         if count is None or number is None:
             missing = [name for name, value in given.items() if value is None]
             raise ConfigError(f"--coordinator needs --{' and --'.join(missing)}")
         if not 0 <= number < count:
             raise ConfigError(f"--process={number} is not one of {count}, from 0")
-        jax.distributed.initialize(COORDINATOR.value, count, number)
+        jax.distributed.initialize(coordinator, count, number)
     elif any(value is not None for value in given.values()):
         raise ConfigError("--processes and --process need --coordinator=HOST:PORT")
     elif _launched_as_several(os.environ) or _on_tpu_vm():
@@ -207,7 +211,8 @@ def choose(key: str, name: str, choices: Mapping[str, Any]):
     raise ConfigError(f"config.{key} is {name!r}{hint} There are: {', '.join(sorted(choices))}")
 
 
-def _public(module):
+def public(module):
+    """{name: function} of what a module offers to configs."""
     kinds = (types.FunctionType, functools.partial)
     return {name: f for name, f in vars(module).items() if isinstance(f, kinds)}
 
@@ -228,7 +233,7 @@ def build_network(key: str, config, classes: int, inputs, features=()) -> networ
     It is traced once on the shapes `inputs`, so that a feature it does not have is refused here.
     """
     options = {name: value for name, value in config.items() if name != "name"}
-    function = choose(f"{key}.name", config.name, _public(networks))
+    function = choose(f"{key}.name", config.name, public(networks))
     options["features"] = tuple(sorted(features))
     network = call_with(key, function, options, classes)
     with reading(key):
@@ -239,7 +244,7 @@ def build_network(key: str, config, classes: int, inputs, features=()) -> networ
 def build_method(key: str, config) -> Method:
     """The method `config.method` of `kdjax.methods` with its hyperparameters."""
     options = {name: value for name, value in config.items() if name != "method"}
-    return call_with(key, choose(f"{key}.method", config.method, _public(methods)), options)
+    return call_with(key, choose(f"{key}.method", config.method, public(methods)), options)
 
 
 def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformation:
@@ -263,7 +268,7 @@ def build_optimiser(key: str, config, steps: int) -> optax.GradientTransformatio
     if warm:
         rising = optax.linear_schedule(0.0, config.learning_rate, warm)
         schedule = optax.join_schedules([rising, schedule], [warm])
-    function = choose(f"{key}.name", config.name, _public(optax))
+    function = choose(f"{key}.name", config.name, public(optax))
     check_range(f"{key}.clip", config.clip, lambda v: v >= 0, "0 (none) or above")
     patterns = tuple(config.get("no_decay", ()))
     decayed = functools.partial(_decayed, patterns) if patterns else None
@@ -390,6 +395,23 @@ def open_run(config, workdir: Path, data_fingerprint: str) -> Run:
         return Run(workdir, config, placement, SilentWriter(), record)
     files.write_atomically(path, json.dumps(record, indent=1))
     return Run(workdir, config, placement, MetricWriter(workdir), record)
+
+
+def shared_run(run: Run, identity: Mapping[str, Any]) -> Run:
+    """The run in a folder of `place.shared` that belongs to `identity`, to the data and the layout.
+
+    What is trained there is found again by every other run that asks for the same.
+    """
+    data = run.record["run"]["data"]
+    held = {key: value for key, value in data.items() if key not in ("data_dir", "manual_dir")}
+    conditions = {key: run.record[key] for key in ("layout", "jaxlib", "python")}
+    everything = {**identity, **conditions, "data": held, "fingerprint": run.record["data"]}
+    text = json.dumps(everything, sort_keys=True)
+    folder = Path(run.config.place.shared) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not is_first():
+        return run._replace(workdir=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return run._replace(workdir=folder, writer=MetricWriter(folder))
 
 
 def _plain(config):
@@ -606,3 +628,128 @@ def result_row(name, seeds, parts, network, inputs) -> dict[str, Any]:
     }
     columns = {key: [value] * len(seeds) for key, value in constant.items()}
     return {"name": name, "seeds": seeds, "metrics": {**measured, **columns}}
+
+
+# --- Measuring ------------------------------------------------------------------------------------
+
+RATE = "rate"  # in a grid: the factor of the learning rate
+
+
+def check_measurement(config) -> None:
+    """Refuses a `run.tune` that gives rows different numbers of trials, and a claim about no row.
+
+    `run.tune` has `trials`, `seeds`, `metric` and `grid`: for every row the values of its numeric
+    hyperparameters and of `rate`, a factor of the learning rate, of which all combinations are tried.
+    `run.claims` has by name: `row`, the rows `over` which it should be better, `metric`, `direction`
+    ("higher", "lower" or "equal") and the `margin` within which it is equal.
+    """
+    run = config.run
+    for name, claim in run.get("claims", {}).items():
+        key = f"run.claims.{name}"
+        for row in (claim.row, *claim.over):
+            choose(key, row, run.rows)
+        directions = dict.fromkeys(("equal", "higher", "lower"))
+        choose(f"{key}.direction", claim.direction, directions)
+        fits = claim.margin > 0 if claim.direction == "equal" else claim.margin == 0
+        if not fits:
+            raise ConfigError(f"config.{key}.margin is for 'equal' alone, got {claim.margin}")
+    if "tune" not in run:
+        return
+    tuning = run.tune
+    choose("run.tune.metric", tuning.metric, dict.fromkeys(("accuracy",)))
+    check_range("run.tune.seeds", tuning.seeds, lambda v: 0 < v <= run.seeds, "up to run.seeds")
+    check_range("run.seeds_together", run.seeds_together, bool, "true for run.tune")
+    for name in run.rows:
+        settings = grid(choose("run.tune.grid", name, tuning.grid))
+        if len(settings) != tuning.trials:
+            raise ConfigError(
+                f"config.run.tune.grid.{name} makes {len(settings)} trials, every row has "
+                f"{tuning.trials}"
+            )
+
+
+def grid(values: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Every combination of `{name: values}`, the last name fastest."""
+    names = sorted(values)
+    return [
+        dict(zip(names, each, strict=True))
+        for each in itertools.product(*(values[name] for name in names))
+    ]
+
+
+def tune(run: Run, name: str, build, frozen, score) -> dict[str, float]:
+    """The setting of a row's grid with the best mean of `run.tune.metric` on validation.
+
+    All trials over the first `run.tune.seeds` seeds train as one program; WORKDIR/tuning.json keeps
+    what came out, so that a run that goes on does not choose again.
+
+    Args:
+        run: from `open_run`.
+        name: the row.
+        build: `build(seeds)`, its stage, with the learning rate's `step_size` up for trial.
+        frozen: what its `init` takes.
+        score: `score(stage, state, seeds)`, one value per replica.
+    """
+    wanted, path = run.config.run.tune, run.workdir / "tuning.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    settings = grid(wanted.grid[name])
+    if name not in kept:
+        seeds = list(range(wanted.seeds)) * len(settings)
+        stage = build(seeds)
+        state, given = stage.init(frozen)
+        tried = {key: np.repeat([s[key] for s in settings], wanted.seeds) for key in settings[0]}
+        rates = tried.pop(RATE, np.ones(len(seeds)))
+        with reading(f"run.tune.grid.{name}"):
+            state = with_trials(
+                state, tried, {player: {"step_size": rates} for player in stage.optimisers}
+            )
+        trained = train_stage(
+            stage, state, given,
+            seeds=seeds, mesh=run.placement.mesh, replicas=("trial", len(seeds)),
+            chunk_length=run.config.place.log_every, stop=_stop_agreed,
+        )  # fmt: skip
+        values = np.asarray(score(stage, trained.state, seeds), float)
+        means = values.reshape(len(settings), wanted.seeds).mean(axis=1)
+        kept[name] = [[s, float(m)] for s, m in zip(settings, means, strict=True)]
+        if is_first():
+            files.write_atomically(path, files.dumps(kept, indent=1))
+    means = [float(mean) for _, mean in kept[name]]
+    if not np.isfinite(means).any():
+        raise NonFiniteLossError(f"row {name!r}: no setting of its grid has a finite result")
+    return settings[int(np.nanargmax(means))]
+
+
+def with_choice(config, name: str, setting: Mapping[str, float]):
+    """The config with a setting of `grid` written into one row."""
+    config = config.copy_and_resolve_references()
+    row = config.run.rows[name]
+    base = row.get("optimiser", {}).get("learning_rate", config.run.student.optimiser.learning_rate)
+    with config.unlocked():
+        for key, value in setting.items():
+            if key != RATE:
+                row[key] = value
+        if RATE in setting:
+            changes = {**row.get("optimiser", {}), "learning_rate": base * setting[RATE]}
+            row["optimiser"] = changes
+    return config
+
+
+def training_flops(stage: Stage, seeds, frozen) -> int:
+    """The products of one seed's training in a stage, as executed; cached outputs cost none."""
+    method, streams, steps = stage.method, stage.streams, stage.steps
+    assert method is not None and steps is not None and not callable(streams)
+
+    def builder(axis):
+        return build_train_step(
+            stage.networks, method.phases, stage.optimisers, averages=method.averages, axis=axis
+        )
+
+    chunk = scanned(builder, streams)(None)
+    replicas = 1 if isinstance(seeds, int) else len(seeds)
+    if not isinstance(seeds, int):
+        chunk = jax.vmap(chunk, in_axes=(0, None, 1))
+    state = jax.eval_shape(lambda: stage.init(frozen)[0])
+    resident = {name: dict(stream.resident) for name, stream in streams.items()}
+    xs = {name: stream.xs(seeds, 0, 1) for name, stream in streams.items()}
+    shared = {"frozen": frozen, "resident": resident}
+    return steps * count_flops(chunk, state, shared, xs) // replicas

@@ -1,0 +1,4 @@
+"""Surgery on parameter trees: pure functions from weights to weights."""
+
+from kdjax.surgery.initialise import kept_layers
+from kdjax.surgery.quantise import fake_quantised, quantised_values
