@@ -5,16 +5,26 @@
 Prints a table and writes `config.json`, `metrics.jsonl`, `results.json`, `report.html`,
 `checkpoints/` and TensorBoard events into the workdir. The same command goes on with a run that was
 stopped or killed.
+
+A row of `run.rows` holds its method with the hyperparameters, and perhaps: `steps` and `optimiser`,
+what differs there from the other rows; `after`, the row whose trained students the method finds in
+`memory["previous"]`; `carry`, whether its own students start from those. With `run.tune` the numbers
+of every row are chosen on validation first, by as many trials for each, see `setup.tune`.
 """
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from experiments import setup, train_teacher
 from experiments.train_teacher import build_data, measure, summary
+from kdjax.data import streams
 from kdjax.metrics import classification
 from kdjax.report import html, tables
 from kdjax.report.results import write_results
@@ -29,10 +39,11 @@ COLUMNS = (
     tables.Column("flops", "FLOPs per example", digits=0),
     tables.Column("seconds", "seconds per seed", digits=1),
 )
+ROW_OPTIONS = ("after", "carry", "optimiser", "steps")  # of a row, beside its method's own
 
 
 def build_networks(config, data):
-    """Teacher and student, each giving the features that some row asks for."""
+    """Teachers and student, each giving the features that some row asks for."""
     asked = {row.student_feature for row in config.run.rows.values() if "student_feature" in row}
     student = setup.build_network(
         "run.student.network",
@@ -46,38 +57,119 @@ def build_networks(config, data):
 
 def build_method(config, name):
     """The method of one row of the table."""
-    return setup.build_method(f"run.rows.{name}", config.run.rows[name])
+    row = config.run.rows[name]
+    options = {key: value for key, value in row.items() if key not in ROW_OPTIONS}
+    return setup.build_method(f"run.rows.{name}", type(row)(options))
 
 
 def build_stages(config, data, nets):
-    """{row: its stages}: all seeds in one program, or a stage for each."""
+    """{row: its stages}: all seeds in one program, or a stage for each; no row before its `after`."""
     setup.check_range("run.steps", config.run.steps, lambda v: v > 0, "above 0")
     setup.check_range("run.seeds", config.run.seeds, lambda v: v > 0, "above 0")
-    key = "run.student.optimiser"
-    optimiser = setup.build_optimiser(key, config.run.student.optimiser, config.run.steps)
-    setup.check_no_decay(key, config.run.student.optimiser, nets["student"], data.inputs)
     setup.choose("run.baseline", config.run.baseline, config.run.rows)
     placement = setup.build_placement(config)
-    stages = {}
-    for name in sorted(config.run.rows, key=lambda name: name != config.run.baseline):
-        method = build_method(config, name)
-        with setup.reading(f"run.rows.{name}"):
-            stages[name] = [
-                (
-                    setup.build_stage(
-                        label, method, nets, dict.fromkeys(nets, data.inputs),
-                        optimiser, data.student, config.run.steps, seeds, placement,
-                    ),
-                    seeds,
-                )
-                for label, seeds in setup.seed_groups(
-                    name, config.run.seeds, config.run.seeds_together
-                )
-            ]  # fmt: skip
+    stages = {name: build_row(config, data, nets, name) for name in _ordered(config.run)}
     named = {name for parts in stages.values() for stage, _ in parts for name in stage.networks}
     for name in placement.sharding:
         setup.choose(f"place.sharding.{name}", name, dict.fromkeys(named))
     return stages
+
+
+def build_row(config, data, nets, name):
+    """The stages of one row, with their seeds."""
+    groups = setup.seed_groups(name, config.run.seeds, config.run.seeds_together)
+    return [(build_stage(config, data, nets, name, label, seeds), seeds) for label, seeds in groups]
+
+
+def build_stage(config, data, nets, name, label, seeds, scaled=False):
+    """One stage of a row; `scaled` puts a factor of the learning rate, `step_size`, up for trial."""
+    row = config.run.rows[name]
+    steps = row.get("steps", config.run.steps)
+    setup.check_range(f"run.rows.{name}.steps", steps, lambda v: v > 0, "above 0")
+    key, settings = "run.student.optimiser", config.run.student.optimiser
+    if row.get("optimiser"):
+        key, settings = f"run.rows.{name}.optimiser", settings.copy_and_resolve_references()
+        for option, value in row.optimiser.items():
+            setup.choose(f"{key}.{option}", option, settings)
+            with setup.reading(key), settings.unlocked():
+                settings[option] = value
+    optimiser = setup.build_optimiser(key, settings, steps)
+    setup.check_no_decay(key, settings, nets["student"], data.inputs)
+    if scaled:
+        optimiser = optax.chain(optimiser, optax.inject_hyperparams(optax.scale)(step_size=1.0))
+    method = build_method(config, name)
+    with setup.reading(f"run.rows.{name}"):
+        return setup.build_stage(
+            label, method, nets, dict.fromkeys(nets, data.inputs),
+            optimiser, data.student, steps, seeds, setup.build_placement(config),
+        )  # fmt: skip
+
+
+def _ordered(run):
+    """The rows: the baseline first, every other after the row that it goes on from."""
+    waiting = sorted(run.rows, key=lambda name: name != run.baseline)
+    for name in waiting:
+        before = run.rows[name].get("after", "")
+        if before:
+            setup.choose(f"run.rows.{name}.after", before, run.rows)
+            if not run.seeds_together:
+                raise setup.ConfigError(f"config.run.rows.{name}.after needs seeds_together")
+    ordered: list[str] = []
+    while waiting:
+        ready = [name for name in waiting if run.rows[name].get("after", "") in ("", *ordered)]
+        if not ready:
+            raise setup.ConfigError(f"config.run.rows: {waiting} go on from each other")
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return ordered
+
+
+def start_from(stage, students, key, *, carry):
+    """The stage whose state begins with the `students` of another: as `previous`, or as its own."""
+    start = stage.init
+
+    def init(frozen):
+        state, frozen = start(frozen)
+        if not carry and "previous" not in state.memory:
+            raise setup.ConfigError(f"config.{key}.after: its method reads no memory 'previous'")
+        if "previous" in state.memory:
+            memory = {**state.memory, "previous": jax.tree.map(jnp.copy, students)}
+            state = state.replace(memory=memory)
+        if carry:
+            own = jax.tree.map(jnp.copy, students)
+            state = state.replace(params={**state.params, "student": own})
+        return state, frozen
+
+    return dataclasses.replace(stage, init=init)
+
+
+def cache_teachers(data, nets, frozen, names):
+    """The data whose student streams hold the outputs of the frozen teachers beside the images."""
+    view = data.student["labelled"].augment
+    batches = streams.epoch_batches({"image": data.source.columns["image"]}, 500, prepare=view)
+
+    @jax.jit
+    def outputs(frozen):
+        def one(images):
+            made = {}
+            for name in names:
+                variables = {"params": frozen[name], "model": frozen.get(f"{name}/model", {})}
+                given, _ = nets[name].apply(
+                    {**variables, "frozen": {}}, images, train=False, rngs={}
+                )
+                made[f"{name}/logits"] = given.logits
+                made |= {f"{name}/{key}": value for key, value in given.features.items()}
+            return made
+
+        return jax.lax.map(one, batches["image"])
+
+    size = len(data.source)
+    columns = {key: x.reshape(-1, *x.shape[2:])[:size] for key, x in outputs(frozen).items()}
+    held = {
+        key: dataclasses.replace(stream, resident={**stream.resident, **columns})
+        for key, stream in data.student.items()
+    }
+    return data._replace(student=held)
 
 
 def measure_pair(scope):
@@ -93,31 +185,90 @@ def build_student_evaluation(stage, seeds):
     return build_evaluation(stage.networks, measure_pair, replicas=replicas)
 
 
-def train_student(run, data, stage, seeds, frozen, digest):
+def train_student(run, data, stage, seeds, frozen, digests):
     """(metrics on the test split, what was trained) of one stage."""
     evaluate = build_student_evaluation(stage, seeds)
 
     def validate(state):
         return summary(evaluate(state, frozen, data.validation))
 
-    trained = setup.train_row(run, stage, frozen, seeds, {"teacher": digest}, validate)
-    return summary(evaluate(trained.state, frozen, data.test)), trained
+    trained = setup.train_row(run, stage, frozen, seeds, digests, validate)
+    return train_teacher.measured(evaluate, trained.state, frozen, data), trained
+
+
+def tune_row(run, data, nets, name, frozen, students):
+    """The config with the numbers of one row that were the best on validation."""
+    config, tune = run.config, run.config.run.tune
+    row = config.run.rows[name]
+
+    def build(seeds):
+        stage = build_stage(config, data, nets, name, name, seeds, scaled=True)
+        if students is None:
+            return stage
+        own = jax.tree.map(lambda x: x[jnp.asarray(seeds)], students)
+        return start_from(stage, own, f"run.rows.{name}", carry=row.get("carry", False))
+
+    def score(stage, state, seeds):
+        evaluate = build_student_evaluation(stage, seeds)
+        return summary(evaluate(state, frozen, data.validation))[tune.metric]
+
+    chosen = setup.tune(run, name, build, frozen, score)
+    return setup.with_choice(config, name, chosen)
+
+
+def row_run(config, run, name):
+    """The run in the workdir where a row is trained: its own, or one that several runs share."""
+    if name not in config.place.get("shared_rows", ()):
+        return run
+    settings = config.run.to_dict()
+    grid = settings.get("tune", {}).pop("grid", {}).get(name, {})
+    row = settings.pop("rows")[name]
+    # Neither changes what the row comes to; the data are identified beside this.
+    for other in ("claims", "baseline", "data"):
+        settings.pop(other, None)
+    return setup.shared_run(run, {**settings, "row": row, "grid": grid})
 
 
 def main(config, workdir: Path) -> int:
     data = build_data(config)
     nets = build_networks(config, data)
-    teacher_stage = train_teacher.build_stage(config, data, nets["teacher"])
+    names = list(train_teacher.teacher_configs(config))
+    teacher_stages = {n: train_teacher.build_stage(config, data, nets[n], n) for n in names}
     stages = build_stages(config, data, nets)
+    setup.check_measurement(config)
     run = setup.open_run(config, workdir, data.source.fingerprint)
 
-    frozen, digest, row = train_teacher.obtain_teacher(config, run, data, teacher_stage)
-    rows, failed = [row], 0
-    for name, parts in stages.items():
-        done = [train_student(run, data, stage, seeds, frozen, digest) for stage, seeds in parts]
+    frozen: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    rows, failed = [], 0
+    for name in names:
+        given, digests[name], row = train_teacher.obtain_teacher(
+            config, run, data, teacher_stages[name]
+        )
+        frozen |= given
+        rows.append(row)
+    if config.run.teacher.get("cached", False):
+        data = cache_teachers(data, nets, frozen, names)
+    students: dict[str, Any] = {}
+    for name in stages:
+        before = students.get(config.run.rows[name].get("after", ""))
+        own, chosen = row_run(config, run, name), config
+        if "tune" in config.run:
+            chosen = tune_row(own, data, nets, name, frozen, before)
+        done = []
+        for stage, seeds in build_row(chosen, data, nets, name):
+            if before is not None:
+                carry = config.run.rows[name].get("carry", False)
+                stage = start_from(stage, before, f"run.rows.{name}", carry=carry)
+            done.append(train_student(own, data, stage, seeds, frozen, digests))
         failed += sum(len(trained.failures) for _, trained in done)
+        students[name] = done[0][1].state.params["student"]
         seeds = list(range(config.run.seeds))
-        rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))
+        row = setup.result_row(name, seeds, done, nets["student"], data.inputs)
+        if "claims" in config.run:
+            cost = setup.training_flops(stage, seeds, frozen)
+            row["metrics"]["training_flops"] = [cost] * len(seeds)
+        rows.append(row)
     if setup.is_first():
         write_results(workdir / "results.json", rows)
         report(config, workdir, data, rows)

@@ -2,44 +2,47 @@
 
     python -m experiments.evaluate --config=configs/digits.py --workdir=runs/demo
 
-Prints the table of the config's rows; trains nothing and writes nothing.
+Prints the table of the config's rows; trains nothing and writes nothing there.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 from experiments import distill, setup, train_teacher
-from experiments.train_teacher import build_data, measure, summary
-from kdjax.networks import fingerprint
+from experiments.train_teacher import build_data
 from kdjax.report import tables
-from kdjax.train import build_evaluation, fetch
 
 
 def main(config, workdir: Path) -> None:
-    placement = setup.build_placement(config)
     data = build_data(config)
     nets = distill.build_networks(config, data)
-    teacher_stage = train_teacher.build_stage(config, data, nets["teacher"])
-    home = Path(config.run.teacher.workdir or workdir)
-    teacher = setup.restore_row(home, teacher_stage, {}, placement, key="run.teacher.workdir")
-    frozen = teacher_stage.finish(teacher.state, {})
-    digest = fingerprint(fetch(frozen))
-    metrics = summary(
-        build_evaluation(teacher_stage.networks, measure)(teacher.state, {}, data.test)
-    )
-    rows = [setup.result_row("teacher", [0], [(metrics, teacher)], nets["teacher"], data.inputs)]
+    if not (workdir / "config.json").exists():
+        raise setup.ConfigError(f"{workdir} holds no run")
+    record = json.loads((workdir / "config.json").read_text())
+    placement = setup.build_placement(config)
+    run = setup.Run(workdir, config, placement, setup.SilentWriter(), record)
+    frozen: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    rows = []
+    for name in train_teacher.teacher_configs(config):
+        stage = train_teacher.build_stage(config, data, nets[name], name)
+        teacher = train_teacher.restore_teacher(train_teacher.teacher_run(config, run, name), stage)
+        given, digests[name], row = train_teacher.frozen_teacher(data, stage, teacher)
+        frozen |= given
+        rows.append(row)
     for name, parts in distill.build_stages(config, data, nets).items():
-        done = []
+        home, done = distill.row_run(config, run, name).workdir, []
         for stage, seeds in parts:
-            trained = setup.restore_row(
-                workdir, stage, {"teacher": digest}, placement, key=f"run.rows.{name}"
-            )
+            key = f"run.rows.{name}"
+            trained = setup.restore_row(home, stage, digests, placement, key=key)
             evaluate = distill.build_student_evaluation(stage, seeds)
-            done.append((summary(evaluate(trained.state, frozen, data.test)), trained))
+            done.append((train_teacher.measured(evaluate, trained.state, frozen, data), trained))
         seeds = list(range(config.run.seeds))
         rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))
     if not setup.is_first():
         return
-    print(f"teacher {digest[:12]}")
+    print(f"teacher {digests['teacher'][:12]}")
     print(tables.results_table(rows, baseline=config.run.baseline, columns=distill.COLUMNS))
 
 

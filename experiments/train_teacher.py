@@ -5,6 +5,7 @@
 `experiments.distill` does this itself unless `config.run.teacher.workdir` names such a workdir.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import setup
-from kdjax.data import augment, plans, sources, splits, streams
+from kdjax.data import augment, plans, poison, sources, splits, streams
 from kdjax.methods import supervised
 from kdjax.metrics import classification
 from kdjax.networks import fingerprint
@@ -38,6 +39,7 @@ class Data(NamedTuple):
     teacher: dict[str, streams.Stream]
     validation: dict[str, jax.Array]
     test: dict[str, jax.Array]
+    attacks: dict[str, jax.Array] | None  # of a poisoned teacher: accuracy there is their success
 
 
 def build_data(config) -> Data:
@@ -64,17 +66,22 @@ def build_data(config) -> Data:
             plan = plans.IndexPlan(examples, batch)
         return streams.Stream(plan, {c: source.columns[c] for c in columns}, augment=view)
 
-    def whole(numbers):
-        columns = {name: source.columns[name][numbers] for name in ("image", "label")}
+    def columns(numbers):
+        return {name: source.columns[name][numbers] for name in ("image", "label")}
+
+    def whole(columns):
         devices = placement.mesh.size
-        size = -(-min(512, len(numbers)) // devices) * devices
+        size = -(-min(512, len(columns["label"])) // devices) * devices
         batches = streams.epoch_batches(columns, size, prepare=normalise)
         return setup.place_batches(placement, batches)
 
     student = {"labelled": stream(labelled, "image", "label")}
     if data.transfer:
         student["transfer"] = stream(parts.transfer, "image")
-    image = source.columns["image"]
+    image, attacks = source.columns["image"], None
+    if config.run.teacher.get("poison"):
+        patch = {key: config.run.teacher.poison[key] for key in ("target", "size")}
+        attacks = whole(poison.attacks(columns(parts.test), **patch))
     return Data(
         source=source,
         classes=source.num_classes,
@@ -82,8 +89,9 @@ def build_data(config) -> Data:
         inputs=jax.ShapeDtypeStruct((1, *image.shape[1:]), jnp.float32),
         student=student,
         teacher={"labelled": stream(parts.train, "image", "label")},
-        validation=whole(parts.validation),
-        test=whole(parts.test),
+        validation=whole(columns(parts.validation)),
+        test=whole(columns(parts.test)),
+        attacks=attacks,
     )
 
 
@@ -100,17 +108,24 @@ def _by_channel(values):
     return values[0] if len(values) == 1 else tuple(values)
 
 
+def teacher_configs(config) -> dict[str, Any]:
+    """The settings of `teacher` and of every other teacher, `config.run.teachers`, by name."""
+    return {"teacher": config.run.teacher, **config.run.get("teachers", {})}
+
+
 def build_networks(config, data: Data) -> dict[str, Any]:
-    """The teacher, giving the features that some row asks for."""
+    """The teachers by name, giving the features that some row asks for."""
     asked = {row.teacher_feature for row in config.run.rows.values() if "teacher_feature" in row}
-    network = setup.build_network(
-        "run.teacher.network",
-        config.run.teacher.network,
-        data.classes,
-        data.inputs,
-        asked,
-    )
-    return {"teacher": network}
+    return {
+        name: setup.build_network(
+            f"run.{_key(name)}.network", settings.network, data.classes, data.inputs, asked
+        )
+        for name, settings in teacher_configs(config).items()
+    }
+
+
+def _key(name):
+    return name if name == "teacher" else f"teachers.{name}"
 
 
 def build_method(config):
@@ -142,38 +157,87 @@ def summary(totals) -> dict[str, np.ndarray]:
     return values
 
 
-def build_stage(config, data: Data, network):
-    """The teacher's stage; it is the player `student` of its own training."""
-    settings = config.run.teacher
-    setup.check_range("run.teacher.steps", settings.steps, lambda v: v > 0, "above 0")
-    key = "run.teacher.optimiser"
+def measured(evaluate, state, frozen, data: Data) -> dict[str, np.ndarray]:
+    """What a trained network does on the test split, and whether the attacks on it succeed."""
+    metrics = summary(evaluate(state, frozen, data.test))
+    if data.attacks is not None:
+        metrics["attack_success"] = summary(evaluate(state, frozen, data.attacks))["accuracy"]
+    return metrics
+
+
+def build_stage(config, data: Data, network, name="teacher"):
+    """A teacher's stage; it is the player `student` of its own training."""
+    settings, key = teacher_configs(config)[name], f"run.{_key(name)}"
+    setup.check_range(f"{key}.steps", settings.steps, lambda v: v > 0, "above 0")
+    key = f"{key}.optimiser"
     optimiser = setup.build_optimiser(key, settings.optimiser, settings.steps)
     setup.check_no_decay(key, settings.optimiser, network, data.inputs)
     placement = setup.build_placement(config)
-    rules = placement.sharding.get("teacher", ())
+    rules = placement.sharding.get(name, ())
     placement = placement._replace(sharding={"student": rules} if rules else {})
     return setup.build_stage(
-        "teacher", build_method(config), {"student": network}, {"student": data.inputs},
-        optimiser, data.teacher, settings.steps, 0, placement,
+        name, build_method(config), {"student": network}, {"student": data.inputs},
+        optimiser, teacher_streams(data, settings), settings.steps, 0, placement,
     )  # fmt: skip
 
 
+def teacher_streams(data: Data, settings) -> dict[str, streams.Stream]:
+    """All training images, or those of `settings.classes`; a share of them with `settings.poison`."""
+    classes, stream = tuple(settings.get("classes", ())), data.teacher["labelled"]
+    if settings.get("poison"):
+        with setup.reading("run.teacher.poison"):
+            view = augment.compose(poison.poisoned(**settings.poison), stream.augment)
+        stream = dataclasses.replace(stream, augment=view)
+    if not classes:
+        return {"labelled": stream}
+    train = data.splits.train
+    kept = train[np.isin(data.source.columns["label"][train], classes)]
+    plan = plans.IndexPlan(kept, stream.plan.batch_size)
+    return {"labelled": dataclasses.replace(stream, plan=plan)}
+
+
 def obtain_teacher(config, run, data: Data, stage):
-    """(frozen arrays of the teacher, its fingerprint, its row): trained here, or where config says."""
+    """(frozen arrays of the teacher, its fingerprint, its row): trained here, or where config says.
+
+    `run.teacher.workdir` names the workdir of a finished teacher. With `place.shared` a teacher is
+    trained once for all runs with its settings and its data.
+    """
+    settings, run = teacher_configs(config)[stage.name], teacher_run(config, run, stage.name)
     evaluate = build_evaluation(stage.networks, measure)
-    elsewhere = config.run.teacher.workdir
-    if elsewhere:
-        trained = setup.restore_row(
-            Path(elsewhere), stage, {}, run.placement, key="run.teacher.workdir"
-        )
+    if settings.workdir:
+        trained = restore_teacher(run, stage)
     else:
         validate = lambda state: summary(evaluate(state, {}, data.validation))
         trained = setup.train_row(run, stage, {}, 0, {}, validate)
-    frozen = stage.finish(trained.state, {})
-    metrics = summary(evaluate(trained.state, {}, data.test))
-    row = setup.result_row(
-        "teacher", [0], [(metrics, trained)], stage.networks["student"], data.inputs
-    )
+    return frozen_teacher(data, stage, trained)
+
+
+def teacher_run(config, run, name):
+    """The run in the workdir where a teacher is trained, or was."""
+    settings = teacher_configs(config)[name]
+    if settings.workdir:
+        return run._replace(workdir=Path(settings.workdir))
+    if not config.place.get("shared", ""):
+        return run
+    own = {key: value for key, value in settings.to_dict().items() if key != "workdir"}
+    return setup.shared_run(run, {"teacher": own, "batch": config.run.batch})
+
+
+def restore_teacher(run, stage):
+    """What `teacher_run` holds of a teacher."""
+    key = f"run.{_key(stage.name)}.workdir"
+    return setup.restore_row(run.workdir, stage, {}, run.placement, key=key)
+
+
+def frozen_teacher(data: Data, stage, trained):
+    """(frozen arrays of a trained teacher, its fingerprint, its row)."""
+    name = stage.name
+    frozen = {
+        key.replace("teacher", name, 1): value
+        for key, value in stage.finish(trained.state, {}).items()
+    }
+    metrics = measured(build_evaluation(stage.networks, measure), trained.state, {}, data)
+    row = setup.result_row(name, [0], [(metrics, trained)], stage.networks["student"], data.inputs)
     return frozen, fingerprint(fetch(frozen)), row
 
 

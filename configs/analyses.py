@@ -1,0 +1,33 @@
+"""Rows of the catalogue that train no network: protocols of `experiments/analyse.py`.
+
+    python -m tools.catalogue run multitask_gp_with_hierarchical_latent_interactions
+    python -m experiments.analyse --config=configs/analyses.py:latent_interactions --workdir=runs/a
+
+The measured results are in `configs/README.md`. A recipe takes less than a minute.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import measured
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: a recipe, then optionally `tiny`."""
+    return measured.chosen(arg, latent_interactions)
+
+
+def latent_interactions() -> ConfigDict:
+    """S094: columns of a digit as tasks, the third seen at three pixels; against LMC and no transfer."""
+    better = {"metric": "error", "direction": "lower"}
+    return measured.analysis(
+        "neighbouring_columns",
+        rows=["interaction", "coregionalised", "independent"],
+        claims={
+            "interaction": measured.claim(
+                "interaction", ["coregionalised", "independent"], **better
+            ),
+            "transfer": measured.claim("coregionalised", ["independent"], **better),
+        },
+        options={"images": 40, "seen": 3, "latent": 2, "steps": 200, "rate": 0.05},
+        data="digits",
+    )

@@ -1,0 +1,126 @@
+"""What the recipes of the catalogue share: one protocol for every family of classifiers.
+
+The 10,000 MNIST test images, split 6,000 / 1,500 / 2,500; a teacher with 256 hidden units that learns
+all training labels and is trained once for all recipes; students with 16 hidden units. For every row
+the learning rate and one or two of its own numbers are chosen on validation, by the same number of
+trials; the test split is read once, over ten seeds that pair the rows. MNIST comes from its raw files
+(`--config.run.data.manual_dir=DIR`) and is kept prepared afterwards.
+
+`tiny` in the argument of a recipe is the same in small on the digits inside scikit-learn.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import digits
+
+MNIST: dict[str, Any] = {"name": "mnist_t10k", "mean": (0.13,), "std": (0.31,)}
+DIGITS: dict[str, Any] = {"name": "digits", "mean": (0.3,), "std": (0.38,)}
+RATES = (0.3, 1.0, 3.0)  # factors of the learning rate
+ALONE = {"rate": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
+KD = {"rate": RATES, "weight": (0.5, 0.9)}
+# Where every training image has its label, plain KD itself gains nothing that ten seeds can tell.
+FEW_LABELS = {"data": {"labelled": 500}, "steps": 600}
+
+
+def claim(row: str, over: Sequence[str], metric="accuracy", direction="higher", margin=0.0):
+    """That `row` is better than each of `over`, the paper's opponent first; stated before a run."""
+    return {
+        "row": row,
+        "over": tuple(over),
+        "metric": metric,
+        "direction": direction,
+        "margin": margin,
+    }
+
+
+def classification(
+    rows: Mapping[str, Mapping],
+    grid: Mapping[str, Mapping],
+    claims: Mapping[str, Mapping],
+    optimiser: ConfigDict | None = None,
+    **changes,
+) -> ConfigDict:
+    """The protocol with `alone`, plain `kd` and the given rows; `optimiser` is the students' in place of AdamW;
+    `changes` go into `run`.
+
+    `grid` has for each of `rows` as many combinations as the six of `alone` and `kd`.
+    """
+    config = digits.get_config()
+    run, place = config.run, config.place
+    with config.unlocked():
+        run.update({"seeds": 10, "steps": 1000, "batch": 64})
+        run.data.update({**MNIST, "labelled": 0, "transfer": False})
+        run.teacher.update({"cached": True, "steps": 1000})
+        run.teacher.network = {"name": "multilayer_perceptron", "widths": (256,)}
+        run.student.optimiser = optimiser or digits.optimiser(learning_rate=3e-3)
+        own = {name: dict(row) for name, row in rows.items()}
+        run.rows = {
+            "alone": {"method": "supervised"},
+            "kd": {"method": "kd", "temperature": 4.0, "weight": 0.9},
+            **own,
+        }
+        run.tune = {
+            "trials": 6,
+            "seeds": 3,
+            "metric": "accuracy",
+            "grid": {"alone": ALONE, "kd": KD, **{name: dict(each) for name, each in grid.items()}},
+        }
+        run.claims = {name: dict(each) for name, each in claims.items()}
+        run.update(changes)
+        place.update({"save_every": 10_000, "log_every": 250, "validate_every": 500})
+        # Trained once for all recipes that ask for the same.
+        place.update({"shared": "runs/shared", "shared_rows": ("alone", "kd")})
+    return config
+
+
+def analysis(
+    protocol: str,
+    rows: Sequence[str],
+    claims: Mapping[str, Mapping],
+    options: Mapping,
+    data: str = "none: closed forms of drawn tables",
+) -> ConfigDict:
+    """A protocol of `experiments/analyse.py` over ten seeds, with its options and its claims."""
+    config = ConfigDict()
+    config.run = ConfigDict(
+        {
+            "seeds": 10,
+            "protocol": protocol,
+            "options": dict(options),
+            "data": {"name": data},
+            "rows": {name: {} for name in rows},
+            "claims": {name: dict(each) for name, each in claims.items()},
+        }
+    )
+    place = {"mesh": "data=-1", "how": "pjit"}
+    config.place = ConfigDict({**place, **dict.fromkeys(("save_every", "log_every"), 1)})
+    config.place.validate_every = 1
+    return config
+
+
+def chosen(arg: str, *recipes: Callable[[], ConfigDict]) -> ConfigDict:
+    """The recipe that `arg` names first, or its `tiny` form."""
+    there = {recipe.__name__: recipe for recipe in recipes}
+    name, *others = [part for part in arg.split(",") if part] or [""]
+    if name not in there or set(others) - {"tiny"}:
+        raise ValueError(f"there is no recipe {arg!r}; there are {', '.join(there)}, and tiny")
+    config = there[name]()
+    if "tiny" in others:
+        shrink(config)
+    return config
+
+
+def shrink(config: ConfigDict) -> None:
+    """Few steps on the digits, two seeds and the first trials of every row."""
+    run = config.run
+    if "protocol" in run:
+        run.seeds = 2
+        return
+    run.data.update(DIGITS)
+    run.seeds, run.steps, run.teacher.steps, run.tune.seeds = 2, 40, 40, 1
+    for settings in (*run.rows.values(), *run.get("teachers", {}).values()):
+        if "steps" in settings:
+            settings.steps = 40

@@ -1,0 +1,34 @@
+"""The catalogue's methods on relations between examples, each on the protocol of `configs/measured.py`.
+
+    python -m tools.catalogue run rkd
+    python -m experiments.distill --config=configs/relational.py:rkd --workdir=runs/catalogue/rkd
+
+The measured results are in `configs/README.md`. A recipe takes one to two minutes on two cores;
+`configs/relational.py:rkd,tiny` some seconds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import measured
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: a recipe, then optionally `tiny`."""
+    return measured.chosen(arg, rkd)
+
+
+def rkd() -> ConfigDict:
+    """S182: distances and angles, against distances alone, a hint and plain KD."""
+    features = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
+    return measured.classification(
+        rows={
+            "rkd": {"method": "rkd", **features, "distance_weight": 25.0, "angle_weight": 50.0},
+            "hint": {"method": "hint", **features, "weight": 0.5},
+        },
+        grid={
+            "rkd": {"rate": measured.RATES, "distance_weight": (2.5, 25.0)},
+            "hint": {"rate": measured.RATES, "weight": (0.1, 0.5)},
+        },
+        claims={"rkd": measured.claim("rkd", over=["alone", "hint", "kd"])},
+        **measured.FEW_LABELS,
+    )
