@@ -19,11 +19,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def wcord() -> ConfigDict:
     """S076: both Wasserstein forms, against CRD (the first without its spectral norm) and plain KD."""
-    features = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
-    crd = {"method": "wcord", **features, "spectral": False, "local_weight": 0.0}
+    crd = {"method": "wcord", **measured.FEATURES, "spectral": False, "local_weight": 0.0}
     grid = {"rate": measured.RATES, "global_weight": (0.2, 0.8)}
     return measured.classification(
-        rows={"wcord": {"method": "wcord", **features, "global_weight": 0.8}, "crd": crd},
+        rows={"wcord": {"method": "wcord", **measured.FEATURES, "global_weight": 0.8}, "crd": crd},
         grid={"wcord": grid, "crd": grid},
         claims={"wcord": measured.claim("wcord", over=["crd", "kd"])},
         **measured.FEW_LABELS,

@@ -19,16 +19,11 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def aft() -> ConfigDict:
     """S177: a gated kernel of the teacher's features, against regressing them and plain KD."""
-    features = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
+    own = {"method": "aft", **measured.FEATURES, "weight": 1.0}
+    grid = {"rate": measured.RATES, "weight": (1.0, 10.0)}
     return measured.classification(
-        rows={
-            "aft": {"method": "aft", **features, "weight": 1.0},
-            "hint": {"method": "hint", **features, "weight": 0.5},
-        },
-        grid={
-            "aft": {"rate": measured.RATES, "weight": (1.0, 10.0)},
-            "hint": {"rate": measured.RATES, "weight": (0.1, 0.5)},
-        },
+        rows={"aft": own, "hint": measured.HINT},
+        grid={"aft": grid, "hint": measured.HINT_GRID},
         claims={"aft": measured.claim("aft", over=["hint", "kd"])},
         **measured.FEW_LABELS,
     )

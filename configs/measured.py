@@ -21,6 +21,9 @@ DIGITS: dict[str, Any] = {"name": "digits", "mean": (0.3,), "std": (0.38,)}
 RATES = (0.3, 1.0, 3.0)  # factors of the learning rate
 ALONE = {"rate": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
 KD = {"rate": RATES, "weight": (0.5, 0.9)}
+FEATURES = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
+HINT = {"method": "hint", **FEATURES, "weight": 0.5}
+HINT_GRID = {"rate": RATES, "weight": (0.1, 0.5)}
 # Where every training image has its label, plain KD itself gains nothing that ten seeds can tell.
 FEW_LABELS = {"data": {"labelled": 500}, "steps": 600}
 

@@ -18,17 +18,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def rkd() -> ConfigDict:
-    """S182: distances and angles, against distances alone, a hint and plain KD."""
-    features = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
+    """S182: distances and angles, against labels alone, a hint and plain KD."""
+    own = {"method": "rkd", **measured.FEATURES, "distance_weight": 25.0, "angle_weight": 50.0}
+    grid = {"rate": measured.RATES, "distance_weight": (2.5, 25.0)}
     return measured.classification(
-        rows={
-            "rkd": {"method": "rkd", **features, "distance_weight": 25.0, "angle_weight": 50.0},
-            "hint": {"method": "hint", **features, "weight": 0.5},
-        },
-        grid={
-            "rkd": {"rate": measured.RATES, "distance_weight": (2.5, 25.0)},
-            "hint": {"rate": measured.RATES, "weight": (0.1, 0.5)},
-        },
+        rows={"rkd": own, "hint": measured.HINT},
+        grid={"rkd": grid, "hint": measured.HINT_GRID},
         claims={"rkd": measured.claim("rkd", over=["alone", "hint", "kd"])},
         **measured.FEW_LABELS,
     )

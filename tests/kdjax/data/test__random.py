@@ -22,7 +22,9 @@ def test_numbers_are_those_of_their_address_whatever_was_drawn_before():
 
 def test_threads_do_not_disturb_each_other():
     def order(seed):
-        return [_random.permutation(50, seed=seed, stream=1, counter=n).tolist() for n in range(200)]
+        return [
+            _random.permutation(50, seed=seed, stream=1, counter=n).tolist() for n in range(200)
+        ]
 
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         assert list(threads.map(order, range(8))) == [order(seed) for seed in range(8)]
