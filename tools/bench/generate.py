@@ -29,7 +29,7 @@ SIZES = {
     "num_attention_heads": 4, "num_key_value_heads": 2,
 }  # fmt: skip
 BATCHES = (1, 8)
-SHAPE = {"width": 256, "heads": 4, "key_heads": 2, "hidden": 1024, "tied": True}
+SHAPE = {"width": 256, "heads": 4, "key_heads": 2, "hidden": 1024}
 DEPTH = 6
 
 
@@ -112,13 +112,14 @@ def drafting(draft):
         network = networks.decoder_transformer(VOCABULARY, depth=depth, **SHAPE)
         init = jax.jit(network.init)
         params = init(jax.random.key(seed), np.zeros((1, 2), np.int32))["params"]
-        return network, {"params": {**params, "embedding": 10 * params["embedding"]}}
+        return network, {"params": {**params, "head": 3 * params["head"]}}
 
     teacher = made(DEPTH, 0)
     if draft == "itself":
         return teacher, teacher
     network, variables = made(1, 1)
-    params = {**variables["params"], "embedding": teacher[1]["params"]["embedding"]}
+    shared = {name: teacher[1]["params"][name] for name in ("embedding", "head")}
+    params = {**variables["params"], **shared}
     if draft == "near":
         params["layers"] = jax.tree.map(lambda x: x[:1], teacher[1]["params"]["layers"])
     return teacher, (network, {"params": params})
