@@ -153,6 +153,7 @@ def build_stages(config, data: Data, nets):
     setup.check_range("run.steps", config.run.steps, lambda v: v > 0, "above 0")
     setup.check_range("run.seeds", config.run.seeds, lambda v: v > 0, "above 0")
     setup.choose("run.baseline", config.run.baseline, config.run.rows)
+    setup.check_measurement(config)
     placement = setup.build_placement(config)
     setup.check_range("place.how", placement.how, lambda v: v == "pjit", "'pjit'")
     key, settings = "run.student.optimiser", config.run.student.optimiser
