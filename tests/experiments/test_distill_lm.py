@@ -127,6 +127,7 @@ def test_a_student_leaves_as_public_weights_and_comes_back_as_a_teacher(finished
     )
 
 
+@pytest.mark.full
 def test_what_the_student_writes_changes_with_the_student_and_not_otherwise(folder):
     config = small(folder, {"on_policy": ROWS["on_policy"]})
     data = distill_lm.build_data(config)

@@ -111,6 +111,7 @@ def test_two_processes_measure_what_one_device_does(home, alone):
     check_like(home / "two", alone)
 
 
+@pytest.mark.full
 def test_a_run_of_two_processes_stops_together_and_goes_on_as_one(home, alone):
     """Only one of the two is told to stop; the processes know of each other from SLURM alone."""
     port = free_port()

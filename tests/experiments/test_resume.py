@@ -150,6 +150,7 @@ def test_a_loss_that_is_not_finite_ends_with_its_step_and_term(home):
     assert digests(home / "nan").keys() == {"teacher"}
 
 
+@pytest.mark.full
 def test_a_run_goes_on_with_fewer_devices(home, whole):
     """Another layout is not the same bits (DESIGN: what "exactly" means), but the same run."""
     workdir = home / "layouts"

@@ -54,6 +54,7 @@ def trained(config, workdir, monkeypatch):
     return read_results(workdir / "results.json"), seen
 
 
+@pytest.mark.full
 def test_a_run_with_rules_for_both_sides_is_the_same_run(data_dir, tmp_path, monkeypatch):
     plain, whole = trained(recipe(data_dir, {}), tmp_path / "plain", monkeypatch)
     sharded, parts = trained(recipe(data_dir, RULES), tmp_path / "sharded", monkeypatch)

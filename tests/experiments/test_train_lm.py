@@ -25,6 +25,7 @@ def config(tmp_path_factory):
     return config
 
 
+@pytest.mark.full
 def test_a_teacher_is_trained_once_and_taken_from_its_workdir(config, tmp_path, capsys):
     train_lm.main(config, tmp_path / "teacher")
     (row,) = json.loads((tmp_path / "teacher" / "results.json").read_text())

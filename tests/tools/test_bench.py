@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tools.bench import __main__ as command
 
 
+@pytest.mark.full
 def test_losses_row_has_ratio_spread_flops_and_bytes(tmp_path, capsys):
     path = tmp_path / "rows.json"
     assert command.main(["losses", "--only", "relational_angle", "--json", str(path)]) == 0

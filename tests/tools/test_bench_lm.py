@@ -28,6 +28,7 @@ def test_both_forms_of_the_loss_are_the_same_step(tiny):
     assert chunks.temporaries() < dense.temporaries()
 
 
+@pytest.mark.full
 def test_the_stored_teacher_has_its_row(tiny):
     (row,) = lm.rows("stored")
     assert row["name"] == "stored_top4" and row["ratio"] > 0 and row["tokens"] > 0

@@ -33,6 +33,7 @@ def test_the_built_step_compiles_to_the_program_written_by_hand():
     assert abs(costs["flops_ratio"] - 1) < 0.01 and abs(costs["bytes_ratio"] - 1) < 0.01, costs
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("steps", [None, 2])
 def test_the_built_step_and_the_one_by_hand_do_the_same(steps, small):
     built, by_hand = step.built(small, steps), step.by_hand(small, steps)
@@ -44,6 +45,7 @@ def test_the_built_step_and_the_one_by_hand_do_the_same(steps, small):
     assert largest_difference(after, before) > 1e-3
 
 
+@pytest.mark.full
 def test_a_cached_teacher_teaches_as_the_live_one(small):
     runs = [cache.run(small, 4, cached=cached) for cached in (False, True)]
     for run in runs:
@@ -61,6 +63,7 @@ def test_the_flops_of_a_cache_are_those_of_forward_passes():
     assert found["flops_ratio"] > 1.1
 
 
+@pytest.mark.full
 def test_replicas_start_and_move_apart(small):
     tried = small._replace(optimiser=optax.inject_hyperparams(optax.sgd)(0.05))
     for pair, trials in ((small, False), (tried, True)):
@@ -70,12 +73,14 @@ def test_replicas_start_and_move_apart(small):
         assert largest_difference(first, second) > 1e-3
 
 
+@pytest.mark.full
 def test_the_decision_says_what_was_faster(small):
     row = seeds.measure(small, 2, 10, 1, replicas=2)
     assert row["faster"] == ("together" if row["ratio_with_compilation"] < 1 else "in turn")
     assert row["replicas"] == 2 and row["ratio"] > 0 and row["spread"] >= 0
 
 
+@pytest.mark.full
 def test_resident_and_host_read_digits_load_the_same_batches():
     """The two rows of the loader time one job: the batches that its chunk sees are the same."""
     (_, resident, _, _, numbers, _), (_, read, *_) = loader.digits_resident(), loader.digits_read()
@@ -88,6 +93,7 @@ def test_resident_and_host_read_digits_load_the_same_batches():
         jax.tree.map(np.testing.assert_array_equal, left, dict(right))
 
 
+@pytest.mark.full
 def test_rows_reach_the_table_and_the_file(tmp_path, capsys, monkeypatch, small):
     monkeypatch.setattr(cache, "CASES", {"small": (lambda: small, 2), "other": (None, 0)})
     monkeypatch.setattr(cache, "ROUNDS", 2)

@@ -192,6 +192,7 @@ def test_a_run_stores_what_it_measured(catalogue):
     assert {name: len(trials) for name, trials in tuning.items()} == {"alone": 2, "kd": 2}
 
 
+@pytest.mark.full
 def test_training_anew_under_the_same_conditions_gives_the_same_numbers(catalogue):
     before = rows.load(catalogue / "rows.jsonl")[0]
     done = called(catalogue, "run", "first", "--again")

@@ -118,6 +118,7 @@ def test_a_scanned_layer_counts_as_often_as_it_runs():
     assert flops(5) - flops(2) == 3 * layer
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("file", RECIPES)
 def test_recipes_plan_at_small_sizes(file):
     config = load(file, f"{RECIPES[file]},tiny")

@@ -87,6 +87,7 @@ def _row(tmp_path_factory):
     return workdir / "checkpoints" / "kd", state.params["student"]
 
 
+@pytest.mark.full
 def test_export_writes_the_student_of_a_row(row, tmp_path):
     folder, params = row
     out = tmp_path / "out"

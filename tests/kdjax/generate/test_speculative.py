@@ -141,6 +141,7 @@ def test_at_temperature_zero_it_is_the_teachers_text_token_for_token(drafted):
         np.testing.assert_array_equal(getattr(ours, field), getattr(wanted, field))
 
 
+@pytest.mark.full
 def test_a_teacher_that_drafts_for_itself_is_always_accepted():
     options = {"mask": LONG_MASK, "length": 12, "key": KEY, "top_p": 0.9, "drafted": 3}
     ours = speculate(*WIDE, *WIDE, LONG, **options)
@@ -149,6 +150,7 @@ def test_a_teacher_that_drafts_for_itself_is_always_accepted():
     assert float(ours.tokens_per_pass) == 4.0
 
 
+@pytest.mark.full
 def test_an_examples_text_does_not_depend_on_its_neighbours():
     options = {"length": 8, "key": KEY, "drafted": 3}
     ours = speculate(*WIDE, *NARROW, LONG, mask=LONG_MASK, **options)

@@ -52,6 +52,7 @@ def logits(network, variables, tokens):
 SIZES = {"vocabulary": 20, "width": 16, "depth": 2, "heads": 4, "key_heads": 2, "hidden": 24}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "options, kind",
     [

@@ -48,8 +48,12 @@ def moved(before, after):
 
 @pytest.mark.parametrize(
     "name, after_one, after_twenty",
-    # Measured: TODO
-    [("mlp", 0.02, 0.05), ("vit", 0.02, 0.05), ("resnet", 1.0, 1.0)],
+    # Twice what was measured.
+    [
+        ("mlp", 0.007, 0.012),
+        pytest.param("vit", 0.032, 0.038, marks=pytest.mark.full),
+        pytest.param("resnet", 0.2, 0.11, marks=pytest.mark.full),
+    ],
 )
 def test_bfloat16_passes_train_float32_parameters_like_float32_passes(
     name, after_one, after_twenty
@@ -63,7 +67,6 @@ def test_bfloat16_passes_train_float32_parameters_like_float32_passes(
             assert {x.dtype for x in jax.tree.leaves(tree)} <= {jnp.dtype(jnp.float32)}
         a = moved(start.params["student"], exact.params["student"])
         b = moved(start.params["student"], rough.params["student"])
-        print(name, steps, np.linalg.norm(a - b) / np.linalg.norm(a))
         assert 0 < np.linalg.norm(a - b) <= tolerance * np.linalg.norm(a)
         for mine, theirs in zip(rough_losses, losses, strict=True):
             for term, (total, count) in mine.items():
