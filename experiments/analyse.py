@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import setup
+from experiments import setup, tuning
 from kdjax.data import sources
 from kdjax.methods import closed_forms, gaussian_process
 from kdjax.report.results import write_results
@@ -188,7 +188,7 @@ PROTOCOLS = {
 
 def main(config, workdir: Path) -> None:
     protocol = setup.choose("run.protocol", config.run.protocol, PROTOCOLS)
-    setup.check_measurement(config)
+    tuning.check_measurement(config)
     digest = config.run.data.name
     if digest == "digits":
         with setup.reading("run.data"):

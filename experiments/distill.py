@@ -9,12 +9,10 @@ stopped or killed.
 A row of `run.rows` holds its method with the hyperparameters, and perhaps: `steps` and `optimiser`,
 what differs there from the other rows; `after`, the row whose trained students the method finds in
 `memory["previous"]`; `carry`, whether its own students start from those. With `run.tune` the numbers
-of every row are chosen on validation first, by as many trials for each, see `setup.tune`.
+of every row are chosen on validation first, by as many trials for each, see `tuning.tune`.
 """
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import setup, train_teacher
+from experiments import setup, train_teacher, training, tuning
 from experiments.train_teacher import build_data, measure, summary
 from kdjax.data import streams
 from kdjax.metrics import classification
-from kdjax.report import html, tables
+from kdjax.report import tables
 from kdjax.report.results import write_results
-from kdjax.report.writers import read_metrics
 from kdjax.train import build_evaluation
 
 COLUMNS = (
@@ -77,7 +74,7 @@ def build_stages(config, data, nets):
 
 def build_row(config, data, nets, name):
     """The stages of one row, with their seeds."""
-    groups = setup.seed_groups(name, config.run.seeds, config.run.seeds_together)
+    groups = training.seed_groups(name, config.run.seeds, config.run.seeds_together)
     return [(build_stage(config, data, nets, name, label, seeds), seeds) for label, seeds in groups]
 
 
@@ -99,7 +96,7 @@ def build_stage(config, data, nets, name, label, seeds, scaled=False):
         optimiser = optax.chain(optimiser, optax.inject_hyperparams(optax.scale)(step_size=1.0))
     method = build_method(config, name)
     with setup.reading(f"run.rows.{name}"):
-        return setup.build_stage(
+        return training.build_stage(
             label, method, nets, dict.fromkeys(nets, data.inputs),
             optimiser, data.student, steps, seeds, setup.build_placement(config),
         )  # fmt: skip
@@ -192,7 +189,7 @@ def train_student(run, data, stage, seeds, frozen, digests):
     def validate(state):
         return summary(evaluate(state, frozen, data.validation))
 
-    trained = setup.train_row(run, stage, frozen, seeds, digests, validate)
+    trained = training.train_row(run, stage, frozen, seeds, digests, validate)
     return train_teacher.measured(evaluate, trained.state, frozen, data), trained
 
 
@@ -212,8 +209,8 @@ def tune_row(run, data, nets, name, frozen, students):
         evaluate = build_student_evaluation(stage, seeds)
         return summary(evaluate(state, frozen, data.validation))[tune.metric]
 
-    chosen = setup.tune(run, name, build, frozen, score)
-    return setup.with_choice(config, name, chosen)
+    chosen = tuning.tune(run, name, build, frozen, score)
+    return tuning.with_choice(config, name, chosen)
 
 
 def row_run(config, run, name):
@@ -235,7 +232,7 @@ def main(config, workdir: Path) -> int:
     names = list(train_teacher.teacher_configs(config))
     teacher_stages = {n: train_teacher.build_stage(config, data, nets[n], n) for n in names}
     stages = build_stages(config, data, nets)
-    setup.check_measurement(config)
+    tuning.check_measurement(config)
     run = setup.open_run(config, workdir, data.source.fingerprint)
 
     frozen: dict[str, Any] = {}
@@ -264,9 +261,9 @@ def main(config, workdir: Path) -> int:
         failed += sum(len(trained.failures) for _, trained in done)
         students[name] = done[0][1].state.params["student"]
         seeds = list(range(config.run.seeds))
-        row = setup.result_row(name, seeds, done, nets["student"], data.inputs)
+        row = training.result_row(name, seeds, done, nets["student"], data.inputs)
         if "claims" in config.run:
-            cost = setup.training_flops(stage, seeds, frozen)
+            cost = tuning.training_flops(stage, seeds, frozen)
             row["metrics"]["training_flops"] = [cost] * len(seeds)
         rows.append(row)
     if setup.is_first():
@@ -277,27 +274,15 @@ def main(config, workdir: Path) -> int:
 
 def report(config, workdir, data, rows):
     """The table on the terminal and `report.html`."""
-    baseline = config.run.baseline
-    table = tables.results_table(rows, baseline=baseline, columns=COLUMNS)
-    print(table)
+    name, labelled = config.run.data.name, config.run.data.labelled
     train, validation, test = data.splits.train, data.splits.validation, data.splits.test
-    labelled = config.run.data.labelled or len(train)
-    notes = {
-        "command": shlex.join(["python", "-m", "experiments.distill", *sys.argv[1:]]),
-        "data": f"{config.run.data.name}: {len(train)} train ({labelled} labelled), "
-        f"{len(validation)} validation, {len(test)} test",
-        "seeds": f"{config.run.seeds}, paired by seed with {baseline!r}",
-        "versions": f"jax {jax.__version__}, {jax.default_backend()}",
-    }
-    html.write_report(
-        workdir / "report.html",
-        title=f"Distillation on {config.run.data.name}",
-        table=table,
-        curves=read_metrics(workdir / "metrics.jsonl"),
-        notes=notes,
-        config=config.to_dict(),
-    )
-    print(f"report: {workdir / 'report.html'}")
+    described = f"{name}: {len(train)} train ({labelled or len(train)} labelled), "
+    setup.report(
+        config, workdir, rows, COLUMNS,
+        experiment="distill",
+        title=f"Distillation on {name}",
+        notes={"data": described + f"{len(validation)} validation, {len(test)} test"},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

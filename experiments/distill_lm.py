@@ -12,7 +12,6 @@ TensorBoard events into the workdir. The same command goes on with a run that wa
 import dataclasses
 import hashlib
 import inspect
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import setup, train_lm
+from experiments import setup, train_lm, training, tuning
 from experiments.train_lm import (
     Data,
     build_data,
@@ -41,9 +40,8 @@ from kdjax.generate import Mixture, generate
 from kdjax.methods import cross_tokenizer, on_policy, sequence
 from kdjax.methods.sequence import inputs_of, signal_of
 from kdjax.networks import count_parameters, fingerprint, low_rank, merged, pretrained
-from kdjax.report import files, html, tables
+from kdjax.report import files, tables
 from kdjax.report.results import write_results
-from kdjax.report.writers import read_metrics
 from kdjax.train import Every, Pool, Stage, build_evaluation, fetch, per_shard
 
 COLUMNS = (
@@ -153,7 +151,7 @@ def build_stages(config, data: Data, nets):
     setup.check_range("run.steps", config.run.steps, lambda v: v > 0, "above 0")
     setup.check_range("run.seeds", config.run.seeds, lambda v: v > 0, "above 0")
     setup.choose("run.baseline", config.run.baseline, config.run.rows)
-    setup.check_measurement(config)
+    tuning.check_measurement(config)
     placement = setup.build_placement(config)
     setup.check_range("place.how", placement.how, lambda v: v == "pjit", "'pjit'")
     key, settings = "run.student.optimiser", config.run.student.optimiser
@@ -171,13 +169,13 @@ def build_stages(config, data: Data, nets):
             method = method._replace(memory={**method.memory, **memory})
             stages[name] = [
                 (
-                    setup.build_stage(
+                    training.build_stage(
                         label, method, own, data.inputs,
                         optimiser, given, config.run.steps, seeds, placement,
                     ),
                     seeds,
                 )
-                for label, seeds in setup.seed_groups(
+                for label, seeds in training.seed_groups(
                     name, config.run.seeds, config.run.seeds_together
                 )
             ]  # fmt: skip
@@ -496,7 +494,7 @@ def train_student(config, run, data: Data, name, stage, seeds, frozen, digest):
     def validate(state):
         return summary(evaluate(state, frozen, data.validation["student"]))
 
-    trained = setup.train_row(run, stage, frozen, seeds, {"teacher": digest}, validate)
+    trained = training.train_row(run, stage, frozen, seeds, {"teacher": digest}, validate)
     metrics = summary(evaluate(trained.state, frozen, data.test["student"]))
     count = 1 if isinstance(seeds, int) else len(seeds)
     size = count_parameters(trained.state.params["student"]) // count
@@ -526,7 +524,7 @@ def export_student(config, data: Data, workdir, name, done, seeds, digest):
         teacher_fingerprint=digest,
         numbers=numbers,
         data=f"{run.data.name}, measured on held-out documents",
-        command=command(),
+        command=setup.command("distill_lm"),
         fingerprint=fingerprint(params),
     )
     folder.parent.mkdir(exist_ok=True)
@@ -538,11 +536,6 @@ def export_student(config, data: Data, workdir, name, done, seeds, digest):
             tokenizer=workdir,
             card=card,
         )
-
-
-def command() -> str:
-    """The command that runs."""
-    return shlex.join(["python", "-m", "experiments.distill_lm", *sys.argv[1:]])
 
 
 def main(config, workdir: Path) -> int:
@@ -564,7 +557,7 @@ def main(config, workdir: Path) -> int:
         failed += sum(len(trained.failures) for _, trained, _ in done)
         seeds = list(range(config.run.seeds))
         network, measured = with_logits(nets["student"]), [each[:2] for each in done]
-        rows.append(setup.result_row(name, seeds, measured, network, data.inputs["student"]))
+        rows.append(training.result_row(name, seeds, measured, network, data.inputs["student"]))
         if config.run.student.licence and setup.is_first():
             export_student(config, data, workdir, name, done[0], parts[0][1], digest)
     if setup.is_first():
@@ -575,29 +568,20 @@ def main(config, workdir: Path) -> int:
 
 def report(config, workdir, data: Data, rows):
     """The table on the terminal and `report.html`."""
-    baseline = config.run.baseline
-    table = tables.results_table(rows, baseline=baseline, columns=COLUMNS)
-    print(table)
     train, length = data.rows["tokens"].shape
     parts = (data.documents.train, data.documents.validation, data.documents.test)
     documents = ", ".join(str(len(names)) for names in parts)
-    notes = {
-        "command": command(),
-        "data": f"{config.run.data.name}: {train} training rows of {length} tokens, "
-        f"{data.vocabulary('student')} in the vocabulary; documents by split: {documents}",
-        "seeds": f"{config.run.seeds}, paired by seed with {baseline!r}; a negative gain in "
-        "perplexity is the better one",
-        "versions": f"jax {jax.__version__}, {jax.default_backend()}",
-    }
-    html.write_report(
-        workdir / "report.html",
+    described = f"{config.run.data.name}: {train} training rows of {length} tokens, "
+    setup.report(
+        config, workdir, rows, COLUMNS,
+        experiment="distill_lm",
         title=f"Distillation of language models on {config.run.data.name}",
-        table=table,
-        curves=read_metrics(workdir / "metrics.jsonl"),
-        notes=notes,
-        config=config.to_dict(),
-    )
-    print(f"report: {workdir / 'report.html'}")
+        notes={
+            "data": described + f"{data.vocabulary('student')} in the vocabulary; documents by "
+            f"split: {documents}",
+            "perplexity": "a negative gain is the better one",
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import distill, setup, train_teacher
+from experiments import distill, setup, train_teacher, training
 from experiments.train_teacher import build_data
 from kdjax.report import tables
 
@@ -35,11 +35,11 @@ def main(config, workdir: Path) -> None:
         home, done = distill.row_run(config, run, name).workdir, []
         for stage, seeds in parts:
             key = f"run.rows.{name}"
-            trained = setup.restore_row(home, stage, digests, placement, key=key)
+            trained = training.restore_row(home, stage, digests, placement, key=key)
             evaluate = distill.build_student_evaluation(stage, seeds)
             done.append((train_teacher.measured(evaluate, trained.state, frozen, data), trained))
         seeds = list(range(config.run.seeds))
-        rows.append(setup.result_row(name, seeds, done, nets["student"], data.inputs))
+        rows.append(training.result_row(name, seeds, done, nets["student"], data.inputs))
     if not setup.is_first():
         return
     print(f"teacher {digests['teacher'][:12]}")

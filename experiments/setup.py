@@ -1,4 +1,4 @@
-"""What every experiment shares: flags, config checks, config -> parts, the workdir, one row's run.
+"""What every experiment shares: flags, config checks, config -> parts, the workdir, the report.
 
 `ConfigDict` stops here: nothing below `experiments/` takes a config, reads a flag or an environment.
 """
@@ -9,14 +9,13 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import itertools
 import json
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
-import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,28 +29,16 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from kdjax import methods, networks
-from kdjax.metrics.cost import count_flops
-from kdjax.report import files
-from kdjax.report.progress import progress
-from kdjax.report.writers import MetricWriter
+from kdjax.report import files, html, tables
+from kdjax.report.writers import MetricWriter, read_metrics
 from kdjax.train import (
-    Every,
     Method,
     NonFiniteLossError,
-    Stage,
     Stopped,
     batch_sharding,
-    build_train_step,
-    init_state,
     make_mesh,
     put,
-    scanned,
-    settle,
-    state_sharding,
-    train_stage,
 )
-from kdjax.train.checkpoints import Checkpoints
-from kdjax.train.trials import with_trials
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the recipe: configs/FILE.py[:NAME,...]")
 WORKDIR = flags.DEFINE_string("workdir", None, "where config, metrics, checkpoints and report go")
@@ -130,7 +117,7 @@ def _remember_stop(signum, frame):
     _stop_asked = True
 
 
-def _stop_agreed() -> bool:
+def stop_agreed() -> bool:
     """Whether any process was asked to stop: they stop after the same chunk, or they would wait."""
     if jax.process_count() == 1:
         return _stop_asked
@@ -448,308 +435,35 @@ def _differences(before, now, prefix=""):
             yield prefix + key, (a, b)
 
 
-# --- One row --------------------------------------------------------------------------------------
+# --- The report -----------------------------------------------------------------------------------
 
 
-class Trained(NamedTuple):
-    """A trained row: its state (with a seed axis for several), seconds of training, failed seeds."""
-
-    state: Any
-    seconds: float
-    failures: Mapping[int, tuple[int, list[str]]]
+def command(experiment: str) -> str:
+    """The command that runs, as a user would type it."""
+    return shlex.join(["python", "-m", f"experiments.{experiment}", *sys.argv[1:]])
 
 
-def seed_groups(name: str, seeds: int, together: bool) -> list[tuple[str, int | list[int]]]:
-    """What trains as one program: (label of its checkpoints and curves, its seed or seeds)."""
-    if together:
-        return [(name, list(range(seeds)))]
-    return [(f"{name}-seed{seed}", seed) for seed in range(seeds)]
+def report(
+    config, workdir: Path, rows, columns, *, experiment: str, title: str, notes: Mapping[str, str]
+) -> None:
+    """The table of `rows` on the terminal, and `report.html` with the curves in the workdir.
 
-
-def build_stage(
-    label, method, nets, inputs, optimiser, streams, steps, seeds, placement: Placement
-) -> Stage:
-    """A stage of a method over networks at hand: its own players are made, sized and added.
-
-    `inputs` are the shapes that networks are initialised with, `{name: shape struct}`; `seeds` is one
-    seed or several, which then train together. `init` takes the frozen arrays and makes a state that
-    lies as the rules of `placement` say from the start; `finish` gives the frozen arrays of the
-    trained student as a teacher.
+    `notes` are those of the experiment; the command, the seeds and the versions are added.
     """
-    shapes = {key: networks.output_shapes(net, inputs[key]) for key, net in nets.items()}
-    made = {key: make(shapes) for key, make in method.players.items()}
-    every = {**nets, **{key: net for key, (net, _) in made.items()}}
-    inputs = {**inputs, **{key: shape for key, (_, shape) in made.items()}}
-    players = dict.fromkeys(player for phase in method.phases for player in phase.trains)
-    optimisers = {player: optimiser for player in players}
-
-    def fresh(seed):
-        return init_state(
-            jax.random.key(seed), every, inputs, optimisers,
-            averages=method.averages, memory=method.memory, hyper=method.hyper,
-        )  # fmt: skip
-
-    replicas = not isinstance(seeds, int)
-    start, numbers = (jax.vmap(fresh), np.asarray(seeds)) if replicas else (fresh, seeds)
-
-    def shardings(frozen):
-        rules = {n: r for n, r in placement.sharding.items() if n in players or n in frozen}
-        state = jax.eval_shape(start, numbers)
-        return state_sharding(placement.mesh, state, frozen, rules, replicas=replicas)
-
-    def init(frozen):
-        if not placement.sharding:
-            return jax.jit(start)(numbers), frozen
-        of_state, of_frozen = shardings(frozen)
-        return jax.jit(start, out_shardings=of_state)(numbers), put(frozen, of_frozen)
-
-    if placement.sharding:  # refused here, before anything is trained
-        teachers = [name for name in nets if name not in players]
-        shapes = {n: networks.variable_shapes(nets[n], inputs[n])["params"] for n in teachers}
-        with reading("place.sharding"):
-            shardings(shapes)
-
-    def finish(state, frozen):
-        del frozen
-        return {"teacher": state.params["student"], "teacher/model": state.model["student"]}
-
-    return Stage(label, method, every, optimisers, streams, steps, init, finish)
-
-
-def train_row(run: Run, stage: Stage, frozen, seeds, teachers, evaluate) -> Trained:
-    """Trains one stage in the workdir, or goes on with it.
-
-    Args:
-        run: from `open_run`.
-        stage: from `build_stage`, with its `frozen` arrays and `seeds`.
-        teachers: the fingerprints of the frozen teachers; a checkpoint of others is refused.
-        evaluate: `evaluate(state) -> {metric: values}` on validation, for the curves.
-    """
-    place = run.config.place
-    replicas = None if isinstance(seeds, int) else ("seed", len(seeds))
-    checkpoints = Checkpoints(run.workdir / "checkpoints" / stage.name)
-    found = checkpoints.record()
-    if found is not None:
-        _check_teachers(run.workdir / "checkpoints" / stage.name, found, teachers)
-    spent = 0.0 if found is None else found["seconds"]
-    began = time.perf_counter()
-
-    def record():
-        seconds = spent + time.perf_counter() - began
-        return {**run.record, "teachers": teachers, "seeds": seeds, "seconds": seconds}
-
-    def validate(step, state):
-        run.writer.write(stage.name, step, evaluate(state), split="validation")
-
-    assert stage.steps is not None  # only a fold without gradients has no steps of its own
-    with progress(stage.steps, stage.name) if is_first() else _no_progress() as update:
-
-        def on_start(step):
-            nonlocal began
-            began = time.perf_counter()
-            run.writer.rewind(stage.name, step)
-            update(step)
-
-        def on_metrics(step, values):
-            means = {name: value.mean(axis=0) for name, value in values.items()}
-            run.writer.write(stage.name, step, means)
-            update(step, "  ".join(f"{k} {float(np.mean(v)):.3g}" for k, v in means.items()))
-
-        state, frozen = stage.init(frozen)
-        trained = train_stage(
-            stage, state, frozen,
-            seeds=seeds, mesh=run.placement.mesh, how=place.how, replicas=replicas,
-            checkpoints=checkpoints, record=record,
-            save_every=place.save_every, chunk_length=place.log_every,
-            every=[Every(place.validate_every, validate)],
-            on_start=on_start, on_metrics=on_metrics, stop=_stop_agreed,
-        )  # fmt: skip
-    checkpoints.close()
-    run.writer.rewind(stage.name, stage.steps - 1, split="validation")
-    validate(stage.steps, trained.state)
-    for replica, (step, terms) in trained.failures.items() if is_first() else ():
-        print(
-            f"{stage.name}: seed {replica} is not finite from step {step}: {terms}", file=sys.stderr
-        )
-    seconds = (checkpoints.record() or {}).get("seconds", 0.0)
-    return Trained(trained.state, seconds, trained.failures)
-
-
-@contextlib.contextmanager
-def _no_progress():
-    yield lambda step, note="": None
-
-
-def restore_row(
-    workdir: Path, stage: Stage, teachers, placement: Placement, *, key: str
-) -> Trained:
-    """The finished state of a stage that a workdir holds, trained with `teachers`."""
-    folder = workdir / "checkpoints" / stage.name
-    if not folder.is_dir():
-        raise ConfigError(f"config.{key}: there is no trained {stage.name!r} in {workdir}")
-    checkpoints = Checkpoints(folder)
-    state = stage.init({})[0]
-    state = settle(state, placement.mesh) if placement.how == "pjit" else state
-    with reading(key):
-        found = checkpoints.restore(state)
-    checkpoints.close()
-    if found is None or found.record["step"] < stage.steps:
-        reached = "no sound checkpoint" if found is None else f"step {found.record['step']}"
-        raise ConfigError(f"{folder} is not finished: {reached} of {stage.steps} steps")
-    _check_teachers(folder, found.record, teachers)
-    return Trained(found.state, found.record["seconds"], {})
-
-
-def _check_teachers(folder, record, teachers):
-    if record["teachers"] != teachers:
-        raise ConfigError(
-            f"{folder} was trained with another teacher: {record['teachers']} there, {teachers} now"
-        )
-
-
-def result_row(name, seeds, parts, network, inputs) -> dict[str, Any]:
-    """A row of results.json: one value per seed for every metric, and the network's size and cost.
-
-    `parts` are (metrics, Trained) of the programs that the seeds ran in, in the order of `seeds`.
-    """
-    variables = networks.variable_shapes(network, inputs)
-
-    def forward(variables, x):
-        return network.apply(variables, x, train=False, rngs={})[0].logits
-
-    constant = {
-        "parameters": networks.count_parameters(variables["params"]),
-        "flops": count_flops(forward, variables, inputs),
-        "seconds": sum(trained.seconds for _, trained in parts) / len(seeds),
-    }
-    measured = {
-        key: np.concatenate([np.atleast_1d(metrics[key]) for metrics, _ in parts]).tolist()
-        for key in parts[0][0]
-    }
-    columns = {key: [value] * len(seeds) for key, value in constant.items()}
-    return {"name": name, "seeds": seeds, "metrics": {**measured, **columns}}
-
-
-# --- Measuring ------------------------------------------------------------------------------------
-
-RATE = "rate"  # in a grid: the factor of the learning rate
-
-
-def check_measurement(config) -> None:
-    """Refuses a `run.tune` that gives rows different numbers of trials, and a claim about no row.
-
-    `run.tune` has `trials`, `seeds`, `metric` and `grid`: for every row the values of its numeric
-    hyperparameters and of `rate`, a factor of the learning rate, of which all combinations are tried.
-    `run.claims` has by name: `row`, the rows `over` which it should be better, `metric`, `direction`
-    ("higher", "lower" or "equal") and the `margin` within which it is equal.
-    """
-    run = config.run
-    for name, claim in run.get("claims", {}).items():
-        key = f"run.claims.{name}"
-        for row in (claim.row, *claim.over):
-            choose(key, row, run.rows)
-        directions = dict.fromkeys(("equal", "higher", "lower"))
-        choose(f"{key}.direction", claim.direction, directions)
-        fits = claim.margin > 0 if claim.direction == "equal" else claim.margin == 0
-        if not fits:
-            raise ConfigError(f"config.{key}.margin is for 'equal' alone, got {claim.margin}")
-    if "tune" not in run:
-        return
-    tuning = run.tune
-    choose("run.tune.metric", tuning.metric, dict.fromkeys(("accuracy",)))
-    check_range("run.tune.seeds", tuning.seeds, lambda v: 0 < v <= run.seeds, "up to run.seeds")
-    check_range("run.seeds_together", run.seeds_together, bool, "true for run.tune")
-    for name in run.rows:
-        settings = grid(choose("run.tune.grid", name, tuning.grid))
-        if len(settings) != tuning.trials:
-            raise ConfigError(
-                f"config.run.tune.grid.{name} makes {len(settings)} trials, every row has "
-                f"{tuning.trials}"
-            )
-
-
-def grid(values: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Every combination of `{name: values}`, the last name fastest."""
-    names = sorted(values)
-    return [
-        dict(zip(names, each, strict=True))
-        for each in itertools.product(*(values[name] for name in names))
-    ]
-
-
-def tune(run: Run, name: str, build, frozen, score) -> dict[str, float]:
-    """The setting of a row's grid with the best mean of `run.tune.metric` on validation.
-
-    All trials over the first `run.tune.seeds` seeds train as one program; WORKDIR/tuning.json keeps
-    what came out, so that a run that goes on does not choose again.
-
-    Args:
-        run: from `open_run`.
-        name: the row.
-        build: `build(seeds)`, its stage, with the learning rate's `step_size` up for trial.
-        frozen: what its `init` takes.
-        score: `score(stage, state, seeds)`, one value per replica.
-    """
-    wanted, path = run.config.run.tune, run.workdir / "tuning.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    settings = grid(wanted.grid[name])
-    if name not in kept:
-        seeds = list(range(wanted.seeds)) * len(settings)
-        stage = build(seeds)
-        state, given = stage.init(frozen)
-        tried = {key: np.repeat([s[key] for s in settings], wanted.seeds) for key in settings[0]}
-        rates = tried.pop(RATE, np.ones(len(seeds)))
-        with reading(f"run.tune.grid.{name}"):
-            state = with_trials(
-                state, tried, {player: {"step_size": rates} for player in stage.optimisers}
-            )
-        trained = train_stage(
-            stage, state, given,
-            seeds=seeds, mesh=run.placement.mesh, replicas=("trial", len(seeds)),
-            chunk_length=run.config.place.log_every, stop=_stop_agreed,
-        )  # fmt: skip
-        values = np.asarray(score(stage, trained.state, seeds), float)
-        means = values.reshape(len(settings), wanted.seeds).mean(axis=1)
-        kept[name] = [[s, float(m)] for s, m in zip(settings, means, strict=True)]
-        if is_first():
-            files.write_atomically(path, files.dumps(kept, indent=1))
-    means = [float(mean) for _, mean in kept[name]]
-    if not np.isfinite(means).any():
-        raise NonFiniteLossError(f"row {name!r}: no setting of its grid has a finite result")
-    return settings[int(np.nanargmax(means))]
-
-
-def with_choice(config, name: str, setting: Mapping[str, float]):
-    """The config with a setting of `grid` written into one row."""
-    config = config.copy_and_resolve_references()
-    row = config.run.rows[name]
-    base = row.get("optimiser", {}).get("learning_rate", config.run.student.optimiser.learning_rate)
-    with config.unlocked():
-        for key, value in setting.items():
-            if key != RATE:
-                row[key] = value
-        if RATE in setting:
-            changes = {**row.get("optimiser", {}), "learning_rate": base * setting[RATE]}
-            row["optimiser"] = changes
-    return config
-
-
-def training_flops(stage: Stage, seeds, frozen) -> int:
-    """The products of one seed's training in a stage, as executed; cached outputs cost none."""
-    method, streams, steps = stage.method, stage.streams, stage.steps
-    assert method is not None and steps is not None and not callable(streams)
-
-    def builder(axis):
-        return build_train_step(
-            stage.networks, method.phases, stage.optimisers, averages=method.averages, axis=axis
-        )
-
-    chunk = scanned(builder, streams)(None)
-    replicas = 1 if isinstance(seeds, int) else len(seeds)
-    if not isinstance(seeds, int):
-        chunk = jax.vmap(chunk, in_axes=(0, None, 1))
-    state = jax.eval_shape(lambda: stage.init(frozen)[0])
-    resident = {name: dict(stream.resident) for name, stream in streams.items()}
-    xs = {name: stream.xs(seeds, 0, 1) for name, stream in streams.items()}
-    shared = {"frozen": frozen, "resident": resident}
-    return steps * count_flops(chunk, state, shared, xs) // replicas
+    table = tables.results_table(rows, baseline=config.run.baseline, columns=columns)
+    print(table)
+    path = workdir / "report.html"
+    html.write_report(
+        path,
+        title=title,
+        table=table,
+        curves=read_metrics(workdir / "metrics.jsonl"),
+        notes={
+            "command": command(experiment),
+            "seeds": f"{config.run.seeds}, paired by seed with {config.run.baseline!r}",
+            **notes,
+            "versions": f"jax {jax.__version__}, {jax.default_backend()}",
+        },
+        config=config.to_dict(),
+    )
+    print(f"report: {path}")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import setup
+from experiments import setup, training
 from kdjax import signals
 from kdjax.data import alignment, plans, streams, text
 from kdjax.methods.sequence import inputs_of, next_token, signal_of
@@ -234,7 +234,7 @@ def build_stage(config, data: Data, network):
     rules = placement.sharding.get("teacher", ())
     placement = placement._replace(sharding={"student": rules} if rules else {})
     chunk = {"chunk": config.run.chunk} if config.run.chunk else {}
-    return setup.build_stage(
+    return training.build_stage(
         "teacher", next_token(**chunk), {"student": network}, {"student": inputs},
         optimiser, data.streams["teacher"], settings.steps, 0, placement,
     )  # fmt: skip
@@ -308,7 +308,7 @@ def obtain_teacher(config, run, data: Data, stage, network):
 
     Public weights, those of another workdir, or trained here.
     """
-    settings, trained = config.run.teacher, setup.Trained(None, 0.0, {})
+    settings, trained = config.run.teacher, training.Trained(None, 0.0, {})
     if settings.weights:
         rules = run.placement.sharding.get("teacher", ())
         sharding = functools.partial(tree_sharding, run.placement.mesh, rules=rules)
@@ -322,7 +322,7 @@ def obtain_teacher(config, run, data: Data, stage, network):
     nobody = settle(init_state(jax.random.key(0), {}, {}, {}), run.placement.mesh)
     evaluate = build_evaluation({"teacher": network}, measured)
     metrics = summary(evaluate(nobody, frozen, data.test["teacher"]))
-    row = setup.result_row(
+    row = training.result_row(
         "teacher", [0], [(metrics, trained)], with_logits(network), data.inputs["teacher"]
     )
     return frozen, fingerprint(fetch(frozen)), row
@@ -333,14 +333,14 @@ def trained_teacher(config, run, data: Data, stage):
     elsewhere = config.run.teacher.workdir
     if elsewhere:
         key = "run.teacher.workdir"
-        return setup.restore_row(Path(elsewhere), stage, {}, run.placement, key=key)
+        return training.restore_row(Path(elsewhere), stage, {}, run.placement, key=key)
     measured = measure(data.vocabulary("teacher"), "student", None)
     evaluate = build_evaluation(stage.networks, measured)
 
     def validate(state):
         return summary(evaluate(state, {}, data.validation["teacher"]))
 
-    return setup.train_row(run, stage, {}, 0, {}, validate)
+    return training.train_row(run, stage, {}, 0, {}, validate)
 
 
 def main(config, workdir: Path) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import setup
+from experiments import setup, training
 from kdjax.data import augment, plans, poison, sources, splits, streams
 from kdjax.methods import supervised
 from kdjax.metrics import classification
@@ -175,7 +175,7 @@ def build_stage(config, data: Data, network, name="teacher"):
     placement = setup.build_placement(config)
     rules = placement.sharding.get(name, ())
     placement = placement._replace(sharding={"student": rules} if rules else {})
-    return setup.build_stage(
+    return training.build_stage(
         name, build_method(config), {"student": network}, {"student": data.inputs},
         optimiser, teacher_streams(data, settings), settings.steps, 0, placement,
     )  # fmt: skip
@@ -208,7 +208,7 @@ def obtain_teacher(config, run, data: Data, stage):
         trained = restore_teacher(run, stage)
     else:
         validate = lambda state: summary(evaluate(state, {}, data.validation))
-        trained = setup.train_row(run, stage, {}, 0, {}, validate)
+        trained = training.train_row(run, stage, {}, 0, {}, validate)
     return frozen_teacher(data, stage, trained)
 
 
@@ -226,7 +226,7 @@ def teacher_run(config, run, name):
 def restore_teacher(run, stage):
     """What `teacher_run` holds of a teacher."""
     key = f"run.{_key(stage.name)}.workdir"
-    return setup.restore_row(run.workdir, stage, {}, run.placement, key=key)
+    return training.restore_row(run.workdir, stage, {}, run.placement, key=key)
 
 
 def frozen_teacher(data: Data, stage, trained):
@@ -237,7 +237,9 @@ def frozen_teacher(data: Data, stage, trained):
         for key, value in stage.finish(trained.state, {}).items()
     }
     metrics = measured(build_evaluation(stage.networks, measure), trained.state, {}, data)
-    row = setup.result_row(name, [0], [(metrics, trained)], stage.networks["student"], data.inputs)
+    row = training.result_row(
+        name, [0], [(metrics, trained)], stage.networks["student"], data.inputs
+    )
     return frozen, fingerprint(fetch(frozen)), row
 
 

@@ -119,7 +119,12 @@ from kdjax.losses.margins import (
 )
 from kdjax.losses.multi_label import asymmetric_multi_label, independent_cross_entropy
 from kdjax.losses.multiple_instance import attention_diversity, bag_margin
-from kdjax.losses.ranking import listwise_divergence, listwise_likelihood, rank_likelihood
+from kdjax.losses.ranking import (
+    listwise_divergence,
+    listwise_likelihood,
+    minimum_word_error,
+    rank_likelihood,
+)
 from kdjax.losses.reduction import total_and_count
 from kdjax.losses.relational import (
     consecutive_discrepancy,
@@ -150,7 +155,6 @@ from kdjax.losses.sequence import (
     candidate_ranking,
     clipped_policy_gradient,
     direct_preference,
-    minimum_word_error,
     negative_calibrated_divergence,
     self_evolution_divergence,
     token_negative_log_likelihood,

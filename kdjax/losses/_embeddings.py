@@ -39,7 +39,7 @@ def candidates(where, size):
     return jnp.broadcast_to(where[None, :], (size, size)) | jnp.eye(size, dtype=bool)
 
 
-def log_probs(cosines, temperature, candidates):
+def log_probs(cosines, temperature, candidates=None):
     """Log softmax over the candidates of each row; -inf outside, and in a row without any."""
     scores = cosines / jnp.asarray(temperature, cosines.dtype)
     if candidates is not None:

@@ -287,7 +287,7 @@ def candidate_contrast(student_embeddings, candidates, positives, *, temperature
     _arrays.check_positive(temperature=temperature)
     _arrays.check_where(where, s.shape[:1])
     s = _arrays.select(where, s)
-    log_q = _embeddings.log_probs(_embeddings.cosines(s, c), temperature, None)
+    log_q = _embeddings.log_probs(_embeddings.cosines(s, c), temperature)
     chosen = jnp.take_along_axis(log_q, jnp.asarray(positives)[:, None], axis=1)
     return _arrays.select(where, -chosen[:, 0])
 

@@ -1,4 +1,4 @@
-"""Losses on orders: of the neighbours of an example, of the candidates of a query.
+"""Losses on orders: of the neighbours of an example, of the candidates of a query, of hypotheses.
 
 Notation: `s` and `t` are scores `[..., C]` of C candidates by student and teacher, higher is better;
 the result has the leading shape. A candidate that the teacher scores -inf takes no part.
@@ -127,6 +127,41 @@ def listwise_divergence(student_scores, teacher_scores, *, temperature=1.0, wher
     log_q = _arrays.log_softmax(s)
     log_p = _arrays.log_softmax(t / _arrays.per_row(temperature, t))
     return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
+
+
+def minimum_word_error(student_scores, errors, *, where=None):
+    r"""Expected number of errors of the student's hypotheses, relative to their mean.
+
+    .. math:: \sum_n \operatorname{softmax}(s)_n \left( W_n - \bar W \right),
+        \quad \bar W = \frac{1}{N} \sum_n W_n
+
+    The distribution is renormalised over the N best; the mean changes no gradient and its variance.
+
+    Args:
+        student_scores: `[..., N]` scores of hypotheses, such as log-probabilities of sequences.
+        errors: `[..., N]` W, the edit distance of each hypothesis to the reference.
+        where: `[...]` boolean; masked rows give zero, in value and gradient.
+
+    Returns:
+        `[...]`
+
+    Raises:
+        TypeError: scores or errors that are not floating-point. ValueError: shapes.
+
+    >>> minimum_word_error(jnp.array([[0.0, 0.0, -jnp.inf]]), jnp.array([[0.0, 1.0, 5.0]]))
+    Array([-1.5], dtype=float32)
+
+    Reference:
+        Prabhavalkar, Sainath, Wu, Nguyen, Chen, Chiu, Kannan, "Minimum Word Error Rate Training for
+        Attention-based Sequence-to-Sequence Models", 2018, who add 0.01 of cross-entropy.
+    """
+    s, errors = _arrays.floating(student_scores=student_scores, errors=errors)
+    _arrays.check_min_rank(1, student_scores=s)
+    _arrays.check_same_shape(student_scores=s, errors=errors)
+    _arrays.check_where(where, s.shape[:-1])
+    s, errors = _arrays.select(where, s, errors)
+    excess = errors - jnp.mean(errors, axis=-1, keepdims=True)
+    return _arrays.select(where, _arrays.expectation(_arrays.log_softmax(s), excess))
 
 
 def _scores(student_scores, teacher_scores, where):

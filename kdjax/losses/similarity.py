@@ -62,10 +62,10 @@ def queue_similarity(
     own_t = _arrays.unit(t)
     own = [jnp.sum(_arrays.unit(x) * own_t, axis=1, keepdims=True) for x in (s, t)]
     log_q = _embeddings.log_probs(
-        jnp.concatenate([own[0], _embeddings.cosines(s, d)], axis=1), student_temperature, None
+        jnp.concatenate([own[0], _embeddings.cosines(s, d)], axis=1), student_temperature
     )
     log_p = _embeddings.log_probs(
-        jnp.concatenate([own[1], _embeddings.cosines(t, d)], axis=1), teacher_temperature, None
+        jnp.concatenate([own[1], _embeddings.cosines(t, d)], axis=1), teacher_temperature
     )
     return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
 
@@ -125,8 +125,8 @@ def anchor_similarity(
     )
     _arrays.check_where(where, s.shape[:1])
     s, t = _arrays.select(where, s, t)
-    log_q = _embeddings.log_probs(_embeddings.cosines(s, a_s), student_temperature, None)
-    log_p = _embeddings.log_probs(_embeddings.cosines(t, a_t), teacher_temperature, None)
+    log_q = _embeddings.log_probs(_embeddings.cosines(s, a_s), student_temperature)
+    log_p = _embeddings.log_probs(_embeddings.cosines(t, a_t), teacher_temperature)
     return _arrays.select(where, divergences.kl_of_log_probs(log_q, log_p))
 
 
@@ -306,8 +306,8 @@ def self_supervised_similarity(
     _arrays.check_positive(temperature=temperature)
     _arrays.check_where(where, a_s.shape[:1])
     a_s, a_t = _arrays.select(where, a_s, a_t)
-    log_q = _embeddings.log_probs(_embeddings.cosines(a_s, o_s), temperature, None)
-    log_p = _embeddings.log_probs(_embeddings.cosines(a_t, o_t), temperature, None)
+    log_q = _embeddings.log_probs(_embeddings.cosines(a_s, o_s), temperature)
+    log_p = _embeddings.log_probs(_embeddings.cosines(a_t, o_t), temperature)
     values = jnp.square(temperature) * divergences.kl_of_log_probs(log_q, log_p)
     return _arrays.select(where, values)
 

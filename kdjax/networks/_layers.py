@@ -57,3 +57,17 @@ def batch_norm(module, train, *, name):
         axis_name=module.axis_name,
         name=name,
     )
+
+
+def residual_stages(x, block, widths, depths, *, first_stride=1):
+    """(end of the last stage, {"stageN", "stageN_preactivation"}) of `block(width, stride, name=...)`.
+
+    The first block of every stage but the first halves the map, that of the first has `first_stride`.
+    """
+    features = {}
+    for i, (width, depth) in enumerate(zip(widths, depths, strict=True), 1):
+        for j in range(1, depth + 1):
+            stride = 1 if j > 1 else first_stride if i == 1 else 2
+            x, before = block(width, stride, name=f"stage{i}_block{j}")(x)
+        features[f"stage{i}"], features[f"stage{i}_preactivation"] = x, before
+    return x, features

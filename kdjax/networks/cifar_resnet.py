@@ -65,16 +65,17 @@ class ResNet(nn.Module):
         blocks, rest = divmod(self.depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth must be 6 n + 2 with n > 0, got {self.depth}")
-        block = nn.remat(BasicBlock) if self.remat else BasicBlock
+        kind = nn.remat(BasicBlock) if self.remat else BasicBlock
         options = (train, self.dtype, self.param_dtype, self.axis_name)
+
+        def block(width, stride, *, name):
+            return kind(width, stride, *options, name=name)
+
         x = _layers.convolution(self, self.widths[0], 3, 1, name="stem")(x)
         x = nn.relu(_layers.batch_norm(self, train, name="stem_norm")(x))
         features = {"stem": x}
-        for i, width in enumerate(self.widths[1:], 1):
-            for j in range(1, blocks + 1):
-                stride = 2 if i > 1 and j == 1 else 1
-                x, before = block(width, stride, *options, name=f"stage{i}_block{j}")(x)
-            features[f"stage{i}"], features[f"stage{i}_preactivation"] = x, before
+        x, stages = _layers.residual_stages(x, block, self.widths[1:], (blocks,) * 3)
+        features |= stages
         features["embedding"] = jnp.mean(x, axis=(1, 2))
         return Outputs(_layers.head(self, features["embedding"]), features)
 

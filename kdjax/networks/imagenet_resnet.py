@@ -86,11 +86,14 @@ class ImagenetResNet(nn.Module):
         x = nn.relu(_layers.batch_norm(self, train, name="stem_norm")(x))
         features = {"stem": x}
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
-            for j in range(1, depth + 1):
-                stride = 1 if j > 1 else self.first_stride if i == 1 else 2
-                x, before = kind(width, stride, *options, name=f"stage{i}_block{j}")(x)
-            features[f"stage{i}"], features[f"stage{i}_preactivation"] = x, before
+
+        def block(width, stride, *, name):
+            return kind(width, stride, *options, name=name)
+
+        x, stages = _layers.residual_stages(
+            x, block, self.widths, self.depths, first_stride=self.first_stride
+        )
+        features |= stages
         features["embedding"] = jnp.mean(x, axis=(1, 2))
         logits = None if self.classes is None else _layers.head(self, features["embedding"])
         return Outputs(logits, features)

@@ -1,12 +1,10 @@
 """The main job as two processes of four devices each: the same numbers as on one device."""
 
 import json
-import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
+import launched
 import numpy as np
 import pytest
 
@@ -15,29 +13,12 @@ from kdjax.report.results import read_results
 from kdjax.report.writers import read_metrics
 from tools import checkpoint
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-
 
 def start(home, workdir, point, devices, flags=(), environment=()):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(home),
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
-        **dict(environment),
-    }
-    command = [
-        sys.executable, HERE / "killed.py", point, "experiments.distill",
-        f"--config={HERE / 'small_config.py'}:", f"--workdir={workdir}", *flags,
-    ]  # fmt: skip
     return subprocess.Popen(
-        command,
-        env=environment,
-        cwd=ROOT,
+        launched.command(workdir, point, *flags),
+        env={**launched.environment(home, devices), **dict(environment)},
+        cwd=launched.ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,20 +1,15 @@
 """Kills for real, at the worst moments: the same command ends with the same bits."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
+import launched
 import pytest
 
 from kdjax.report.results import read_results
 from kdjax.report.writers import read_metrics
 from tools import checkpoint
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +17,14 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
-def run(home, workdir, point="never", *flags, module="experiments.distill", config="", devices=1):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(home),
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
-    }
-    command = [
-        sys.executable, HERE / "killed.py", point, module,
-        f"--config={HERE / 'small_config.py'}:{config}", f"--workdir={workdir}", *flags,
-    ]  # fmt: skip
+def run(home, workdir, point="never", *flags, devices=1, **options):
     return subprocess.run(
-        command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True
+        launched.command(workdir, point, *flags, **options),
+        check=False,
+        env=launched.environment(home, devices),
+        cwd=launched.ROOT,
+        capture_output=True,
+        text=True,
     )
 
 

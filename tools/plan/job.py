@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments import setup
+from experiments import setup, training
 from kdjax import methods, networks
 from kdjax.train import (
     batch_sharding,
@@ -49,7 +49,7 @@ def build(config, mesh) -> Job:
     nets = build_networks(config, mesh, inputs)
     optimiser = setup.build_optimiser("run.student.optimiser", run.student.optimiser, run.steps)
     placement = setup.Placement(mesh, "pjit", {})
-    stage = setup.build_stage(
+    stage = training.build_stage(
         "plan", build_method(config, mesh), nets, dict.fromkeys(nets, inputs),
         optimiser, {}, run.steps, 0, placement,
     )  # fmt: skip

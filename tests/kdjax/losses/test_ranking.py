@@ -127,3 +127,18 @@ def test_length_is_refused_by_name(length):
 def test_parameters_that_are_not_positive_are_refused_by_name(name):
     with pytest.raises(ValueError, match=name):
         losses.rank_likelihood(jnp.asarray(S), jnp.asarray(T), **{name: 0.0})
+
+
+def test_word_errors_are_expected_under_the_renormalised_hypotheses():
+    rng = np.random.default_rng(11)
+    scores = rng.normal(size=(3, 4)).astype(np.float32)
+    errors = rng.integers(0, 9, (3, 4)).astype(np.float32)
+    p = np.exp(scores.astype(np.float64))
+    p /= p.sum(-1, keepdims=True)
+    excess = errors - errors.mean(-1, keepdims=True)
+    value, gradient = jax.value_and_grad(lambda s: losses.minimum_word_error(s, errors).sum())(
+        scores
+    )
+    expected = (p * excess).sum(-1, keepdims=True)
+    np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, p * (excess - expected), rtol=1e-4, atol=1e-6)

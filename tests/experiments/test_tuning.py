@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import logits
-from experiments import analyse, distill, setup, train_teacher
+from experiments import analyse, distill, setup, train_teacher, tuning
 from tools.catalogue import rows
 
 RECIPES = sorted(
@@ -41,7 +41,7 @@ def test_a_recipe_of_the_catalogue_gives_every_row_as_many_trials_and_claims_wha
 ):
     for argument in (recipe, f"{recipe},tiny"):
         config = load(file, argument)
-        setup.check_measurement(config)
+        tuning.check_measurement(config)
         assert config.run.claims
     if "protocol" in config.run:
         assert config.run.protocol in analyse.PROTOCOLS
@@ -75,19 +75,19 @@ def changed(**changes):
 )
 def test_an_unfair_or_empty_measurement_is_refused(changes, message):
     with pytest.raises(setup.ConfigError, match=message):
-        setup.check_measurement(changed(**changes))
+        tuning.check_measurement(changed(**changes))
 
 
 def test_a_grid_is_every_combination():
-    assert setup.grid({"b": (1, 2), "a": (3,)}) == [{"a": 3, "b": 1}, {"a": 3, "b": 2}]
+    assert tuning.grid({"b": (1, 2), "a": (3,)}) == [{"a": 3, "b": 1}, {"a": 3, "b": 2}]
 
 
 def test_a_choice_reaches_the_row_and_its_learning_rate():
     config = logits.get_config("dot")
-    chosen = setup.with_choice(config, "dot", {"rate": 3.0, "weight": 0.9})
+    chosen = tuning.with_choice(config, "dot", {"rate": 3.0, "weight": 0.9})
     assert chosen.run.rows.dot.weight == 0.9 and config.run.rows.dot.get("weight") is None
     assert chosen.run.rows.dot.optimiser.learning_rate == pytest.approx(0.15)
-    plain = setup.with_choice(config, "kd", {"rate": 0.3, "weight": 0.5})
+    plain = tuning.with_choice(config, "kd", {"rate": 0.3, "weight": 0.5})
     assert plain.run.rows.kd.optimiser.learning_rate == pytest.approx(0.015)
     assert plain.run.student.optimiser.learning_rate == config.run.student.optimiser.learning_rate
 
