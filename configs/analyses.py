@@ -1,7 +1,7 @@
-"""Rows of the catalogue that train no network: protocols of `experiments/analyse.py`.
+"""Rows of the catalogue that train no network: protocols of `experiments/studies/`.
 
     python -m tools.catalogue run multitask_gp_with_hierarchical_latent_interactions
-    python -m experiments.analyse --config=configs/analyses.py:latent_interactions --workdir=runs/a
+    python -m experiments.study --config=configs/analyses.py:latent_interactions --workdir=runs/a
 
 The measured results are in `configs/README.md`. A recipe takes less than a minute.
 """
@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def latent_interactions() -> ConfigDict:
     """S094: columns of a digit as tasks, the third seen at three pixels; against LMC and no transfer."""
     better = {"metric": "error", "direction": "lower"}
-    return measured.analysis(
+    return measured.study(
         "neighbouring_columns",
         rows=["interaction", "coregionalised", "independent"],
         claims={
@@ -29,5 +29,5 @@ def latent_interactions() -> ConfigDict:
             "transfer": measured.claim("coregionalised", ["independent"], **better),
         },
         options={"images": 40, "seen": 3, "latent": 2, "steps": 200, "rate": 0.05},
-        data="digits",
+        data=measured.DIGITS,
     )

@@ -62,7 +62,7 @@ def empsel() -> ConfigDict:
     """S028: three kinds of access to a teacher over a finite domain; distances, and their rates."""
     better = {"metric": "distance", "direction": "lower"}
     rate = {"metric": "slope", "direction": "equal", "margin": 0.1}
-    return measured.analysis(
+    return measured.study(
         "finite_domains",
         rows=["hard", "weighted", "squared", "full", "half", "one"],
         claims={
@@ -81,7 +81,7 @@ def guided_self_distillation() -> ConfigDict:
     """S236: generations with labels settle, without them they collapse; the best share of labels."""
     better = {"metric": "error", "direction": "lower"}
     same = {"metric": "error", "direction": "equal"}
-    return measured.analysis(
+    return measured.study(
         "repeated_self_distillation",
         rows=[
             "once", "pure", "mixed", "mixed_limit", "amplified", "pure_limit", "estimated", "searched",
@@ -100,7 +100,7 @@ def guided_self_distillation() -> ConfigDict:
             "generations": 3, "digits": 400, "flipped": 0.3, "digits_gamma": 0.02,
             "digits_regularisation": 0.02,
         },
-        data="digits",
+        data=measured.DIGITS,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ trials; the test split is read once, over ten seeds that pair the rows. MNIST co
 `tiny` in the argument of a recipe is the same in small on the digits inside scikit-learn.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,28 +80,54 @@ def classification(
     return config
 
 
-def analysis(
-    protocol: str,
+def study(
+    name: str,
     rows: Sequence[str],
     claims: Mapping[str, Mapping],
     options: Mapping,
-    data: str = "none: closed forms of drawn tables",
+    data: str | Mapping = "none: closed forms of drawn tables",
+    grid: Mapping[str, Mapping] | None = None,
 ) -> ConfigDict:
-    """A protocol of `experiments/analyse.py` over ten seeds, with its options and its claims."""
+    """A study of `experiments/studies/` over ten seeds, with its options and its claims.
+
+    `data` is a data set that the study reads, `MNIST` or `DIGITS`, or in words what it makes itself;
+    `grid` has for each of `rows` equally many settings to choose among by the study's score.
+    """
     config = ConfigDict()
+    own: dict[str, Any] = {"name": data} if isinstance(data, str) else dict(data)
+    if not isinstance(data, str):
+        own |= {"data_dir": "", "manual_dir": ""}
     config.run = ConfigDict(
         {
             "seeds": 10,
-            "protocol": protocol,
+            "seeds_together": True,
+            "study": name,
             "options": dict(options),
-            "data": {"name": data},
-            "rows": {name: {} for name in rows},
+            "data": own,
+            "rows": {row: {} for row in rows},
             "claims": {name: dict(each) for name, each in claims.items()},
         }
     )
-    place = {"mesh": "data=-1", "how": "pjit"}
-    config.place = ConfigDict({**place, **dict.fromkeys(("save_every", "log_every"), 1)})
-    config.place.validate_every = 1
+    if grid:
+        trials = math.prod(len(values) for values in next(iter(grid.values())).values())
+        config.run.tune = ConfigDict(
+            {
+                "trials": trials,
+                "seeds": 3,
+                "metric": "score",
+                "grid": {row: dict(values) for row, values in grid.items()},
+            }
+        )
+    config.place = ConfigDict(
+        {
+            "mesh": "data=-1",
+            "how": "pjit",
+            "sharding": {},
+            "save_every": 10_000,
+            "log_every": 250,
+            "validate_every": 10_000,
+        }
+    )
     return config
 
 
@@ -119,8 +146,15 @@ def chosen(arg: str, *recipes: Callable[[], ConfigDict]) -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Few steps on the digits, two seeds and the first trials of every row."""
     run = config.run
-    if "protocol" in run:
+    if "study" in run:
         run.seeds = 2
+        for key, value in run.options.items():
+            if key == "steps" or key.endswith("_steps"):
+                run.options[key] = min(value, 20)
+        if "tune" in run:
+            run.tune.seeds = 1
+        if run.data.name == MNIST["name"]:
+            run.data.update(DIGITS)
         return
     run.data.update(DIGITS)
     run.seeds, run.steps, run.teacher.steps, run.tune.seeds = 2, 40, 40, 1

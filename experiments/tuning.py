@@ -38,12 +38,14 @@ def check_measurement(config) -> None:
     if "tune" not in run:
         return
     tuning = run.tune
-    setup.choose("run.tune.metric", tuning.metric, dict.fromkeys(("accuracy",)))
+    metrics = ("score",) if "study" in run else ("accuracy",)
+    setup.choose("run.tune.metric", tuning.metric, dict.fromkeys(metrics))
     setup.check_range(
         "run.tune.seeds", tuning.seeds, lambda v: 0 < v <= run.seeds, "up to run.seeds"
     )
     setup.check_range("run.seeds_together", run.seeds_together, bool, "true for run.tune")
-    for name in run.rows:
+    # A study may have rows that nothing is trained for.
+    for name in tuning.grid if "study" in run else run.rows:
         settings = grid(setup.choose("run.tune.grid", name, tuning.grid))
         if len(settings) != tuning.trials:
             raise setup.ConfigError(

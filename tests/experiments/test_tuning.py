@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import logits
-from experiments import analyse, distill, setup, train_teacher, tuning
+from experiments import distill, setup, study, train_teacher, tuning
 from tools.catalogue import rows
 
 RECIPES = sorted(
@@ -43,8 +43,8 @@ def test_a_recipe_of_the_catalogue_gives_every_row_as_many_trials_and_claims_wha
         config = load(file, argument)
         tuning.check_measurement(config)
         assert config.run.claims
-    if "protocol" in config.run:
-        assert config.run.protocol in analyse.PROTOCOLS
+    if "study" in config.run:
+        assert config.run.study in study.named_studies()
     elif "tune" in config.run:
         assert set(config.run.tune.grid) == set(config.run.rows)
     assert load(file, recipe).run.seeds >= 5

@@ -1,7 +1,7 @@
 """How many code lines a row took: its method, its recipe and its tests.
 
 Blank lines, comments and docstrings do not count. A method is the function of `kdjax/methods/` that
-the first claim's row names (of an analysis, its protocol in `experiments/analyse.py`), with the
+the first claim's row names (of a study, its function in `experiments/studies/`), with the
 private functions of its file that it uses; the recipe is the
 function of its config file; its tests are those in `tests/` whose names begin with `test_METHOD_`.
 """
@@ -78,12 +78,12 @@ def cost(row: Row) -> dict[str, int]:
     file, recipe = found.groups()
     config = importlib.import_module(file[:-3].replace("/", ".")).get_config(recipe)
     claim = next(iter(config.run.claims.values()))
-    method = config.run.rows[claim.row].get("method") or config.run.protocol
+    method = config.run.rows[claim.row].get("method") or config.run.study
     text = (ROOT / file).read_text(encoding="utf-8")
     counted = {"method": 0, "recipe": code_lines(text, with_helpers(text, recipe)), "test": 0}
     homes = [
         *sorted((ROOT / "kdjax" / "methods").glob("*.py")),
-        ROOT / "experiments" / "analyse.py",
+        *sorted((ROOT / "experiments" / "studies").glob("*.py")),
     ]
     for path in homes:
         text = path.read_text(encoding="utf-8")

@@ -1,0 +1,74 @@
+"""What studies train through: one program for all seeds, settings chosen, nothing trained twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import measured
+from experiments import setup, study, tuning
+from kdjax import networks
+from kdjax.methods import supervised
+
+X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5]) > 0).astype(np.int32)
+NET = networks.multilayer_perceptron(widths=(4,), classes=2)
+
+
+def bench(workdir, grid=None):
+    config = measured.study(
+        "anything", ["plain", "other"], {}, options={}, data="drawn points", grid=grid
+    )
+    config.run.seeds = 3
+    return study.Bench(setup.open_run(config, workdir, "drawn points"), None, {})
+
+
+def fitted(own, name="plain", **changes):
+    data = {"labelled": {"image": X, "label": Y}}
+    inputs = jax.ShapeDtypeStruct((1, 3), jnp.float32)
+    settings = {"steps": 60, "batch": 16, "rate": 0.03, **changes}
+    return own.fit(name, supervised(), {"student": NET}, inputs, data, **settings)
+
+
+def right(state):
+    given = study.predict(NET, state.params["student"], X, batch=10)
+    assert given.logits.shape == (len(state.step), 64, 2)
+    return np.mean(np.argmax(np.asarray(given.logits), -1) == Y, axis=1)
+
+
+def test_fit_trains_every_seed_and_adds_up_the_cost_of_a_rows_parts(tmp_path):
+    own = bench(tmp_path)
+    first = fitted(own, "plain/one")
+    assert (right(first) > 0.85).all() and right(first).shape == (3,)
+    once = own.costs["plain"]["training_flops"]
+    fitted(own, "plain/two")
+    assert own.costs["plain"]["training_flops"] == 2 * once > 0
+    with pytest.raises(setup.ConfigError, match="third"):
+        fitted(own, "third")
+
+
+def test_fit_goes_on_from_what_it_was_given_and_from_a_finished_run(tmp_path):
+    own = bench(tmp_path)
+    first = fitted(own)
+    begun = study.carried({"student": first.params["student"]})
+    again = fitted(own, "other", start=begun, rate=0.0, steps=1)
+    jax.tree.map(
+        np.testing.assert_array_equal, again.params["student"], first.params["student"]
+    )
+    resumed = fitted(bench(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, first.params)
+
+
+def test_fit_chooses_the_setting_with_the_best_score(tmp_path):
+    own = bench(tmp_path, grid={"plain": {tuning.RATE: (0.0, 1.0)}})
+    state = fitted(own, score=lambda state, seeds: right(state))
+    assert (right(state) > 0.85).all()
+    worst = fitted(own, "other", score=lambda state, seeds: -right(state))
+    assert (right(worst) > 0.85).all(), "a row without a grid is trained as it is"
+    own = bench(tmp_path / "worst", grid={"plain": {tuning.RATE: (0.0, 1.0)}})
+    stays = fitted(own, score=lambda state, seeds: -right(state))
+    assert (right(stays) < 0.85).any()
+
+
+def test_predict_and_studies_are_found_by_name():
+    assert {"finite_domains", "neighbouring_columns"} <= study.named_studies().keys()
