@@ -1,0 +1,82 @@
+"""The catalogue's methods for private data: studies of `experiments/studies/privacy.py`
+and `secrets.py`.
+
+    python -m tools.catalogue run prompt_pate --data DIR
+    python -m experiments.study --config=configs/privacy.py:prompt_pate --workdir=runs/prompt_pate
+
+The measured results are in `configs/README.md`. A recipe takes a few minutes on two cores;
+`configs/privacy.py:prompt_pate,tiny` is a quick look.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import measured
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: a recipe, then optionally `tiny`."""
+    return measured.chosen(arg, prompt_pate, swing_distillation)
+
+
+def prompt_pate() -> ConfigDict:
+    """S160: prompted teachers against a linear map alone and against networks of their own, at one ε."""
+    teachers, student = {"rate": (1.0, 3.0, 10.0)}, {"rate": (0.3, 1.0, 3.0)}
+    rows = ("prompt_pate", "map", "scratch")
+    return measured.study(
+        "prompted_teachers",
+        rows=[*rows, "source"],
+        claims={
+            "prompt_pate": measured.claim("prompt_pate", ["scratch"]),
+            "votes": measured.claim("prompt_pate", ["scratch"], "votes_accuracy"),
+            "prompt": measured.claim("prompt_pate", ["map"], "votes_accuracy"),
+        },
+        options={
+            "source": (128, 64),
+            "source_steps": 1500,
+            "scratch": (32,),
+            "teachers": 40,
+            "images": 20,
+            "teacher_steps": 60,
+            "radius": 0.05,
+            "threshold": 0.6,
+            "sigma_threshold": 12.0,
+            "sigma": 8.0,
+            "epsilon": 10.0,
+            "delta": 1e-3,
+            "student": (64,),
+            "student_steps": 300,
+        },
+        data=measured.MNIST,
+        grid={
+            **{f"{row}/teachers": teachers for row in rows},
+            **{f"{row}/student": student for row in rows},
+        },
+    )
+
+
+def swing_distillation() -> ConfigDict:
+    """S034: targets melted and noised at runs of digits, against plain distillation, on canaries."""
+    grid = {"rate": (0.3, 1.0, 3.0)}
+    return measured.study(
+        "planted_secrets",
+        rows=["swing_distillation", "kd", "teacher"],
+        claims={
+            "exposure": measured.claim("swing_distillation", ["kd"], "exposure", "lower"),
+            "quality": measured.claim("swing_distillation", ["kd"], "bits", "equal", 0.03),
+        },
+        options={
+            "canaries": 20,
+            "repeated": 20,
+            "candidates": 500,
+            "characters": 300_000,
+            "held": 20_000,
+            "length": 64,
+            "teacher_width": 96,
+            "teacher_steps": 1200,
+            "student_width": 48,
+            "student_steps": 400,
+            "swing": {"hottest": 8.0, "noise_budget": 20.0, "label_weight": 0.5},
+        },
+        data="characters of the standard library's sources, with planted lines of digits",
+        grid={"swing_distillation": grid, "kd": grid},
+    )
