@@ -1,0 +1,171 @@
+"""Pairs of prompts and answers that a small decoder learns and writes: rows of the catalogue.
+
+    python -m tools.catalogue run multipl_t
+    python -m experiments.study --config=configs/sequences.py:multipl_t --workdir=runs/catalogue/multipl_t
+
+A decoder of one layer over characters is taught some
+hundred pairs; ten seeds have data of their own and train in one program; the rate of what is compared
+is one of two, chosen on validation. One takes a few minutes on two cores, `multipl_t,tiny` one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import measured
+
+SIZES = {"width": 48, "depth": 1, "batch": 32, "rate": 5e-3, "validation": 100, "test": 300}
+RATES = {"rate": (0.3, 1.0)}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: a recipe, then optionally `tiny`."""
+    return measured.chosen(arg, *RECIPES.values())
+
+
+def study(name, rows, claims, options, data, tuned) -> ConfigDict:
+    """`measured.study` with the sizes of this file; `tuned` are the rows that are compared."""
+    grid = {row: RATES for row in tuned}
+    return measured.study(name, rows, claims, {**SIZES, **options}, data, grid)
+
+
+def multipl_t() -> ConfigDict:
+    """S001: infix to postfix, on candidates of its own that evaluate right, on any, on gold alone."""
+    rows = ("gold", "unverified", "verified")
+    return study(
+        "verified_translation",
+        rows=("seed", *rows),
+        claims={
+            "verified": measured.claim("verified", over=["unverified", "gold"]),
+            "unverified": measured.claim("unverified", over=["seed"]),
+        },
+        options={
+            "gold": 200, "asked": 400, "samples": 8, "threshold": 0.6,
+            "seed_steps": 400, "steps": 250,
+        },
+        data="drawn arithmetic of two to four digits, infix and postfix",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def lion() -> ConfigDict:
+    """S131: new prompts of the kind that the student fails, and rare ones, against random ones."""
+    rows = ("random", "hard", "hard_easy", "shuffled")
+    return study(
+        "adversarial_rounds",
+        rows=("start", *rows),
+        claims={
+            "hard_easy": measured.claim("hard_easy", over=["random", "hard", "shuffled"]),
+            "rounds": measured.claim("random", over=["start"]),
+        },
+        options={
+            "shares": (0.6, 0.3, 0.1), "pool": 300, "round": 60, "rounds": 3,
+            "start_steps": 400, "steps": 100,
+        },
+        data="drawn arithmetic of two numbers",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def xcoder() -> ConfigDict:
+    """S116: a dialect with poor data, translated from a clean one, verified, remembered, preferred."""
+    rows = ("poor_only", "unverified", "verified", "memory", "longer", "dpo")
+    return study(
+        "two_dialects",
+        rows=("agent", *rows),
+        claims={
+            "translated": measured.claim("verified", over=["poor_only", "unverified"]),
+            "dpo": measured.claim("dpo", over=["longer", "verified"]),
+        },
+        options={
+            "pairs": 300, "asked": 300, "wrong": 0.4, "samples": 6, "threshold": 0.7,
+            "agent_steps": 500, "steps": 250, "preference_steps": 100,
+        },
+        data="drawn arithmetic of two to four digits, postfix and prefix",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def small_but_funny() -> ConfigDict:
+    """S262: a critic's choice between two of the student's own answers, learned in several ways."""
+    rows = ("longer", "winners", "brio", "dpo", "random", "biased", "filtered", "brio_dpo")
+    better = {"metric": "quality"}
+    return study(
+        "critic_feedback",
+        rows=("imitation", *rows),
+        claims={
+            "brio_dpo": measured.claim("brio_dpo", over=["longer", "winners"], **better),
+            "dpo": measured.claim("dpo", over=["longer", "random"], **better),
+            "filter": measured.claim(
+                "filtered", over=["biased"], metric="length", direction="lower"
+            ),
+        },
+        options={
+            "taught": 200, "asked": 300, "samples": 6, "imitation_steps": 500, "steps": 150,
+            "mean_length": 5.0, "sharpness": 5.0, "noise": 0.5, "place": 0.5, "bias": 0.5,
+        },
+        data="names of functions of the standard library, and short forms made by rules",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def genqa_with_gava_supervision() -> ConfigDict:
+    """S253: an evaluator's score as a filter of own answers and as a weight; right and wrong targets."""
+    own = ("static", "dynamic", "quality", "shuffled")
+    rows = ("clean_labels", "clean_difficulty", "noisy_labels", *(f"noisy_{row}" for row in own))
+    return study(
+        "evaluator_supervision",
+        rows=("clean_start", "noisy_start", *rows),
+        claims={
+            "quality": measured.claim("noisy_quality", over=["noisy_labels", "noisy_shuffled"]),
+            "difficulty": measured.claim("clean_difficulty", over=["clean_labels"]),
+            "dynamic": measured.claim("noisy_dynamic", over=["noisy_labels", "noisy_static"]),
+        },
+        options={"held": 200, "taught": 300, "wrong": 0.4, "start_steps": 300, "steps": 200},
+        data="names of functions of the standard library, and short forms made by rules",
+        tuned=rows,
+    )
+
+
+def as2_genqa_transfer() -> ConfigDict:
+    """S002: a ranker's best candidate as target, weighted by its score and with scores as tokens."""
+    rows = ("unweighted", "weighted", "shaped", "both")
+    return study(
+        "ranked_targets",
+        rows=rows,
+        claims={
+            "weighted": measured.claim("weighted", over=["unweighted"], metric="f1"),
+            "both": measured.claim("both", over=["unweighted"], metric="f1"),
+        },
+        options={"held": 100, "taught": 250, "test": 180, "steps": 500},
+        data="names of functions of the standard library, and short forms made by rules",
+        tuned=rows,
+    )
+
+
+def negative_data_distillation() -> ConfigDict:
+    """S221: right traces alone, self-distilled evenly or by what wrong ones teach, and weighted votes."""
+    rows = ("all", "positive", "uniform", "calibrated")
+    return study(
+        "negative_data",
+        rows=(*rows, "majority", "weighted"),
+        claims={
+            "calibrated": measured.claim("calibrated", over=["positive", "uniform"]),
+            "weighted": measured.claim("weighted", over=["majority"]),
+        },
+        options={"traces": 600, "wrong": 0.6, "samples": 8, "steps": 500},
+        data="drawn sums of two numbers of two digits, in three steps",
+        tuned=rows,
+    )
+
+
+RECIPES = {
+    f.__name__: f
+    for f in (
+        multipl_t,
+        lion,
+        small_but_funny,
+        xcoder,
+        genqa_with_gava_supervision,
+        as2_genqa_transfer,
+        negative_data_distillation,
+    )
+}
