@@ -23,7 +23,7 @@ MADE = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, abd, learning_to_retain)
+    return measured.chosen(arg, abd, learning_to_retain, lokt, retrikt)
 
 
 def without_data(rows, grid, claims, **teacher) -> ConfigDict:
@@ -65,4 +65,54 @@ def learning_to_retain() -> ConfigDict:
         claims={
             "learning_to_retain": measured.claim("learning_to_retain", ["data_free", "replay"])
         },
+    )
+
+
+def lokt() -> ConfigDict:
+    """S016: a target's class on made images, on noise and on other digits, for equally many questions."""
+    student = {"rate": (0.3, 1.0, 3.0, 10.0)}
+    return measured.study(
+        "label_only_surrogates",
+        rows=["lokt", "noise", "public", "real", "target"],
+        claims={"lokt": measured.claim("lokt", ["public", "noise"], "agreement")},
+        options={
+            "size": 10,
+            "target_steps": 800,
+            "gan_steps": 800,
+            "warmup_steps": 200,
+            "batch": 32,
+            "stored": 500,
+            "student_steps": 600,
+        },
+        data=measured.MNIST,
+        grid={
+            "lokt/gan": {"rate": (0.3, 1.0), "weight": (0.2, 1.5)},
+            **{f"{row}/student": student for row in ("lokt", "noise", "public", "real")},
+        },
+    )
+
+
+def retrikt() -> ConfigDict:
+    """S014: a student that looks up answers in a store, against one that learned from the same store."""
+    grid = {"rate": (0.3, 1.0, 3.0, 10.0)}
+    return measured.study(
+        "made_digits",
+        rows=["retrikt", "small_store", "kd", "alone", "teacher"],
+        claims={
+            "retrikt": measured.claim("retrikt", ["kd", "alone"]),
+            "store": measured.claim("retrikt", ["small_store"]),
+        },
+        options={
+            "size": 14,
+            "teacher_steps": 1000,
+            "entries": 4000,
+            "small": 400,
+            "components": 20,
+            "width": 6,
+            "labelled": 100,
+            "batch": 32,
+            "steps": 600,
+        },
+        data=measured.MNIST,
+        grid={row: grid for row in ("retrikt", "small_store", "kd", "alone")},
     )

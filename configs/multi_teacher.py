@@ -23,7 +23,7 @@ TEMPERATURES = (1.0, 2.0, 4.0)
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, dempster_fusion, rl_kd)
+    return measured.chosen(arg, dempster_fusion, meta_dmoe, recon, rl_kd, sak)
 
 
 def partial_teachers(labelled: int, transfer: bool, rows, grid, claims) -> ConfigDict:
@@ -81,4 +81,86 @@ def rl_kd() -> ConfigDict:
         },
         grid={"rl_kd": grid, "average": grid, "random": grid},
         claims={"rl_kd": measured.claim("rl_kd", over=["average", "random"])},
+    )
+
+
+def meta_dmoe() -> ConfigDict:
+    """S129: a student that adapts to an unseen rotation, against one of all and one of mean experts."""
+    plain = {"rate": (0.3, 1.0, 3.0, 10.0)}
+    return measured.study(
+        "turned_digits",
+        rows=["meta_dmoe", "before", "erm", "kd", "experts"],
+        claims={
+            "meta_dmoe": measured.claim("meta_dmoe", ["erm", "kd"]),
+            "adaptation": measured.claim("meta_dmoe", ["before"]),
+        },
+        options={
+            "size": 14,
+            "angles": (0, 15, 30, 45, 60),
+            "validation_angle": -15,
+            "test_angle": 75,
+            "support": 24,
+            "batch": 64,
+            "expert_steps": 600,
+            "steps": 600,
+        },
+        data=measured.MNIST,
+        grid={
+            "meta_dmoe": {"rate": (1.0, 3.0), "inner_rate": (0.1, 1.0)},
+            "erm": plain,
+            "kd": plain,
+        },
+    )
+
+
+def sak() -> ConfigDict:
+    """S038: a path per teacher and routers per task, against one trunk for the mean of both teachers."""
+    grid = {"rate": (0.1, 0.3, 1.0)}
+    over = ["single", "kd", "alone"]
+    return measured.study(
+        "turned_tasks",
+        rows=["sak", "single", "kd", "alone", "classes", "turns"],
+        claims={
+            "classes": measured.claim("sak", over, "classes"),
+            "turns": measured.claim("sak", over, "turns"),
+        },
+        options={
+            "size": 14,
+            "teacher_steps": 1500,
+            "labelled": 300,
+            "batch": 64,
+            "hidden": 128,
+            "wide_hidden": 173,
+            "first_steps": 500,
+            "steps": 300,
+        },
+        data=measured.MNIST,
+        grid=dict.fromkeys(["sak", "single", "kd", "alone"], grid),
+    )
+
+
+def recon() -> ConfigDict:
+    """S248: points rebuilt and taught at once without disturbing each other, against either alone."""
+    return measured.study(
+        "points_of_digits",
+        rows=["recon", "attached", "generative", "contrastive", "pixels"],
+        claims={
+            "recon": measured.claim("recon", ["contrastive", "generative"]),
+            "detached": measured.claim("recon", ["attached"]),
+        },
+        options={
+            "points": 64,
+            "patches": 12,
+            "size": 8,
+            "teacher_steps": 1000,
+            "batch": 32,
+            "width": 32,
+            "steps": 300,
+            "labelled": 100,
+            "strengths": (1.0, 10.0, 100.0, 1000.0),
+        },
+        data=measured.MNIST,
+        grid={
+            row: {"rate": (0.3, 1.0)} for row in ("recon", "attached", "generative", "contrastive")
+        },
     )

@@ -1,5 +1,5 @@
-"""The catalogue's methods for private data: studies of `experiments/studies/privacy.py`
-and `secrets.py`.
+"""The catalogue's methods for private data: studies of `experiments/studies/privacy.py`,
+`secrets.py` and `grafted.py`.
 
     python -m tools.catalogue run prompt_pate --data DIR
     python -m experiments.study --config=configs/privacy.py:prompt_pate --workdir=runs/prompt_pate
@@ -15,7 +15,7 @@ from configs import measured
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, prompt_pate, swing_distillation)
+    return measured.chosen(arg, prompt_pate, swing_distillation, llamdex)
 
 
 def prompt_pate() -> ConfigDict:
@@ -79,4 +79,33 @@ def swing_distillation() -> ConfigDict:
         },
         data="characters of the standard library's sources, with planted lines of digits",
         grid={"swing_distillation": grid, "kd": grid},
+    )
+
+
+def llamdex() -> ConfigDict:
+    """S012: an expert grafted into a model, against the model tuned on noised rows, at one ε."""
+    grid = {"rate": (0.3, 1.0, 3.0)}
+    return measured.study(
+        "private_table",
+        rows=["llamdex", "synthetic", "expert", "model"],
+        claims={"llamdex": measured.claim("llamdex", ["synthetic"])},
+        options={
+            "features": 8,
+            "rows": 4000,
+            "tokens": 4,
+            "model_steps": 600,
+            "expert_steps": 200,
+            "encoder_steps": 600,
+            "decoder_steps": 200,
+            "joins": 0.2,
+            "epsilon": 1.0,
+            "delta": 1e-3,
+        },
+        data="the table of breast tumours inside scikit-learn, as questions in text",
+        grid={
+            "expert": grid,
+            "llamdex/encoder": grid,
+            "llamdex/decoder": grid,
+            "synthetic": grid,
+        },
     )
