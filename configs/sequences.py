@@ -157,6 +157,91 @@ def negative_data_distillation() -> ConfigDict:
     )
 
 
+def edm3() -> ConfigDict:
+    """S237: triggers and kinds of a source line as text, with and without both halves of the task."""
+    rows = ("single", "mixture")
+    return study(
+        "task_mixture",
+        rows=rows,
+        claims={"mixture": measured.claim("mixture", over=["single"], metric="f1")},
+        options={"taught": 200, "longest": 20, "steps": 600},
+        data="short lines of the standard library, their triggers by rules",
+        tuned=rows,
+    )
+
+
+def commonsense_knowledge_transfer() -> ConfigDict:
+    """S004: few examples of functions' modules, after a teacher's relations, infilling or nothing."""
+    rows = ("none", "infilling", "transferred")
+    return study(
+        "relations_of_names",
+        rows=rows,
+        claims={"transferred": measured.claim("transferred", over=["infilling", "none"])},
+        options={
+            "modules": 6, "each": 150, "known": 200, "read": 150, "shots": 8,
+            "validation": 40, "test": 120,
+            "read_steps": 400, "steps": 150,
+        },
+        data="names of functions of the standard library, and their modules",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def leia() -> ConfigDict:
+    """S013: facts read in one language and asked for in another, with and without names inserted."""
+    rows = ("plain", "inserted", "replaced")
+    return study(
+        "names_in_two_languages",
+        rows=("first", *rows),
+        claims={"inserted": measured.claim("inserted", over=["plain"])},
+        options={
+            "entities": 40, "told": 20, "relations": 3, "attributes": 8, "passes": 4,
+            "first_steps": 400, "steps": 400,
+        },
+        data="drawn facts in two languages of words without letters in common",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def ssr() -> ConfigDict:
+    """S294: spans that a larger model filled are rewritten, against infilling and other fills."""
+    rows = ("infilling", "own", "teacher", "curriculum", "random")
+    return study(
+        "span_rewriting",
+        rows=rows,
+        claims={
+            "teacher": measured.claim("teacher", over=["infilling", "own", "random"]),
+            "curriculum": measured.claim("curriculum", over=["teacher"]),
+        },
+        options={
+            "words": 200, "longest": 10, "large_width": 96, "known": 350, "read": 300, "mended": 150,
+            "validation": 80, "begun_steps": 300, "large_steps": 500, "steps": 200, "mend_steps": 150,
+        },
+        data="short lines of the standard library in its most frequent words",
+        tuned=rows,
+    )  # fmt: skip
+
+
+def augpro() -> ConfigDict:
+    """S222: KD on few lines and on texts made of them: mixed, swapped, projected to tokens."""
+    rows = ("kd", "mix_kd", "swapped", "augpro_mix", "augpro_fgsm")
+    return study(
+        "projected_augmentation",
+        rows=("teacher", *rows),
+        claims={
+            "mix": measured.claim("augpro_mix", over=["kd", "mix_kd", "swapped"]),
+            "fgsm": measured.claim("augpro_fgsm", over=["kd", "swapped"]),
+        },
+        options={
+            "width": 32, "modules": 8, "words": 500, "longest": 13, "taught": 3000, "few": 300,
+            "validation": 800, "teacher_width": 64, "teacher_depth": 2, "teacher_steps": 600,
+            "teacher_rate": 1e-3, "rate": 3e-3, "steps": 300, "changed": 0.2,
+        },
+        data="lines of the eight longest modules of the standard library",
+        tuned=rows,
+    )  # fmt: skip
+
+
 RECIPES = {
     f.__name__: f
     for f in (
@@ -167,5 +252,10 @@ RECIPES = {
         genqa_with_gava_supervision,
         as2_genqa_transfer,
         negative_data_distillation,
+        edm3,
+        commonsense_knowledge_transfer,
+        leia,
+        ssr,
+        augpro,
     )
 }

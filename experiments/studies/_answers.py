@@ -48,6 +48,8 @@ class Writer:
         validation: PairsBySeed | None = None,
         right: Callable[[str, str, str], float] | None = None,
         memory: Mapping[str, Any] | None = None,
+        silent: str = "",
+        sampler: plans.Sampler = plans.uniform,
         **pools,
     ):
         """The parameters after `bench.fit` on the answers, with an axis of seeds.
@@ -59,12 +61,15 @@ class Writer:
             method: `weighted_next_token` by default.
             validation, right: pairs that settings are chosen by, and `accuracy`'s `right`.
             memory: what the method remembers, by name and by seed.
+            silent: characters that stand in answers and are not learned.
+            sampler: how batches are drawn from the pairs.
             **pools: further streams, columns by seed as `columns` gives them.
         """
         rows = [self.characters.columns(own) for own in pairs]
         for s, own in enumerate(rows):
             given = np.ones(len(pairs[s])) if weights is None else np.asarray(weights[s])
             own["weight"] = given.astype(np.float32)
+            own["mask"] &= ~np.isin(own["targets"], self.characters.tokens(silent))
         method = methods.weighted_next_token() if method is None else method
         options, streams, empty = self.bench.options, {}, {}
         held: dict[str, Any] = dict(memory or {})
@@ -73,7 +78,7 @@ class Writer:
             size = held[key]["columns"]["tokens"].shape[1]
             example = {k: x[0, 0] for k, x in held[key]["columns"].items()}
             empty[key] = Pool.empty(size, example)
-            plan = plans.IndexPlan(np.arange(size), options.batch)
+            plan = plans.IndexPlan(np.arange(size), options.batch, sampler)
             streams[key] = Pool(plan, memory=key)
 
         def begin(state, seeds):
@@ -103,7 +108,14 @@ class Writer:
         ).params["student"]
 
     def write(
-        self, params, prompts: Sequence[Sequence[str]], *, samples=1, temperature=0.0, draw=0
+        self,
+        params,
+        prompts: Sequence[Sequence[str]],
+        *,
+        samples=1,
+        temperature=0.0,
+        top_p=None,
+        draw=0,
     ) -> list[list[list[str]]]:
         """`[S][N][samples]` answers to every seed's N prompts; the most probable ones by default.
 
@@ -117,7 +129,7 @@ class Writer:
         for rows in _blocks(count * samples):
             found = _written(
                 self.network, params, tokens[:, rows], mask[:, rows], keys, rows,
-                temperature, length=self.characters.answer,
+                temperature, top_p, length=self.characters.answer,
             )  # fmt: skip
             written.append(np.asarray(found))
         whole = np.concatenate(written, axis=1)[:, : count * samples]
@@ -165,6 +177,11 @@ class Writer:
         return found
 
 
+def or_else(found: Sequence[Sequence], otherwise: Sequence[Sequence]):
+    """What every seed has found, or where that is nothing, what it has otherwise."""
+    return [own or other for own, other in zip(found, otherwise, strict=True)]
+
+
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]):
     """Columns by seed `[S][n, ...]` as what a `Pool` holds: `[S, most, ...]`, and how many are written."""
     sizes = np.array([len(own["tokens"]) for own in rows], np.int32)
@@ -186,12 +203,12 @@ def _blocks(count):
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="length")
-def _written(network, params, prompts, mask, keys, index, temperature, *, length):
+def _written(network, params, prompts, mask, keys, index, temperature, top_p, *, length):
     def one(params, prompts, mask, key):
         variables = {"params": params, "frozen": {}, "model": {}}
         return generate(
             network, variables, prompts, length=length, key=key, mask=mask, index=index,
-            temperature=temperature, stop_token=answers.END,
+            temperature=temperature, top_p=top_p, stop_token=answers.END,
         ).tokens  # fmt: skip
 
     return jax.vmap(one)(params, prompts, mask, keys)

@@ -1,10 +1,9 @@
 """Answers that a program can check: kept if they run, told apart by it, asked for where they fail."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from experiments.studies import _expressions as arithmetic
-from experiments.studies._answers import Writer
+from experiments.studies._answers import Writer, or_else
 from kdjax import methods
 from kdjax.data import answers
 
@@ -50,7 +49,12 @@ def verified_translation(bench):
     found = {"seed": start}
     for name, taught in (("gold", gold), ("unverified", unchecked), ("verified", kept)):
         found[name] = writer.teach(
-            name, taught, steps=options.steps, start=start, validation=validation, right=right
+            name,
+            or_else(taught, gold),
+            steps=options.steps,
+            start=start,
+            validation=validation,
+            right=right,
         )
     return {
         name: {"accuracy": writer.accuracy(params, test, right)} for name, params in found.items()
@@ -192,7 +196,9 @@ def two_dialects(bench):
     both = [own + others for own, others in zip(noisy, clean, strict=True)]
     agent = writer.teach("agent", both, steps=options.agent_steps)
     made = judged(agent, 0)
-    verified = [[(prompt, x) for prompt, passing, _ in own for x in passing] for own in made]
+    verified = or_else(
+        [[(prompt, x) for prompt, passing, _ in own for x in passing] for own in made], noisy
+    )
     translated = {
         "poor_only": noisy,
         "unverified": [
@@ -222,6 +228,7 @@ def two_dialects(bench):
         ]
         for own in judged(start, 1)
     ]
+    pairs = or_else(pairs, [[[own[0]] * 2] for own in noisy])
     rest = {"steps": options.preference_steps, "start": start, **checked}
     found["longer"] = writer.teach("longer", verified, **rest)
     found["dpo"] = writer.teach(
@@ -236,110 +243,3 @@ def _tree(rng):
 
 def _poor(answered, asked):
     return arithmetic.infix(asked) + "<", arithmetic.prefix(answered)
-
-
-def negative_data(bench):
-    """Sums of two numbers with the carry written down; the teacher forgets it in some of the traces.
-
-    `uniform` and `calibrated` learn the right traces and those that the `positive` model writes, from
-    its distributions; the latter more where a model of the wrong traces would differ. `majority` and
-    `weighted` are votes of the calibrated model's samples, the latter by a ranker of the traces.
-    """
-    options = bench.options
-    writer = Writer(bench, "0123456789+=,;", prompt=6, answer=10)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-
-    def right(prompt, answer, text):
-        return text.partition(";")[2] == answer.partition(";")[2]
-
-    def questions(count):
-        return [rng.integers(10, 100, (count, 2)) for rng in rngs]
-
-    asked = questions(options.traces)
-    forgets = [rng.random(options.traces) < options.wrong for rng in rngs]
-    traces = [
-        [_sum(*q, w) for q, w in zip(x, f, strict=True)]
-        for x, f in zip(asked, forgets, strict=True)
-    ]
-    truth = [[_sum(*q) for q in own] for own in asked]
-    correct = [
-        [right(*b, a[1]) for a, b in zip(*both, strict=True)]
-        for both in zip(traces, truth, strict=True)
-    ]
-    split = [
-        [
-            [pair for pair, c in zip(own, ok, strict=True) if c == wanted]
-            for own, ok in zip(traces, correct, strict=True)
-        ]
-        for wanted in (True, False)
-    ]
-    validation, test = (
-        [[_sum(*q) for q in own] for own in questions(n)]
-        for n in (options.validation, options.test)
-    )
-    rest = {"steps": options.steps, "validation": validation, "right": right}
-    found = {"all": writer.teach("all", traces, **rest)}
-    found["positive"] = positive = writer.teach("positive", split[0], **rest)
-    negative = writer.teach("calibrated/negative", split[1], steps=options.steps)
-    written = writer.write(positive, [[p for p, _ in own] for own in traces], temperature=1.0)
-    chains = [
-        a + [(p, x) for (p, _), (x,) in zip(b, w, strict=True)]
-        for a, b, w in zip(split[0], traces, written, strict=True)
-    ]
-    for name in ("uniform", "calibrated"):
-        method = methods.negative_calibrated(calibrated=name == "calibrated")
-        memory = {"positive": positive, "negative": negative}
-        found[name] = writer.teach(name, chains, method=method, memory=memory, **rest)
-    measured = {
-        name: {"accuracy": writer.accuracy(params, test, right)} for name, params in found.items()
-    }
-
-    def features(pairs):
-        """By seed: mean log-likelihoods of a character under both models."""
-        both = [writer.log_likelihoods(params, pairs) for params in (positive, negative)]
-        lengths = [np.array([len(x) + 1 for _, x in own]) for own in pairs]
-        return [np.stack([a, b], 1) / n[:, None] for a, b, n in zip(*both, lengths, strict=True)]
-
-    rankers = [
-        LogisticRegression().fit(x, y) for x, y in zip(features(traces), correct, strict=True)
-    ]
-    sampled = writer.write(
-        found["calibrated"],
-        [[p for p, _ in own] for own in test],
-        samples=options.samples,
-        temperature=1.0,
-    )
-    flat = [
-        [(p, x) for (p, _), several in zip(own, texts, strict=True) for x in several]
-        for own, texts in zip(test, sampled, strict=True)
-    ]
-    scores = [
-        r.predict_proba(x)[:, 1].reshape(-1, options.samples)
-        for r, x in zip(rankers, features(flat), strict=True)
-    ]
-    for name, weigh in (("majority", np.ones_like), ("weighted", np.asarray)):
-        measured[name] = {
-            "accuracy": [
-                np.mean(
-                    [
-                        right(
-                            *pair,
-                            ";"
-                            + answers.weighted_vote(
-                                [x.partition(";")[2] for x in several], weigh(w)
-                            ),
-                        )
-                        for pair, several, w in zip(own, texts, given, strict=True)
-                    ]
-                )
-                for own, texts, given in zip(test, sampled, scores, strict=True)
-            ]
-        }
-    return measured
-
-
-def _sum(first, second, forgets=False):
-    """A question and its trace: sum of the units, sum of the tens with the carry, the answer."""
-    units = first % 10 + second % 10
-    tens = first // 10 + second // 10 + (0 if forgets else units // 10)
-    return f"{first}+{second}=", f"{units},{tens};{tens}{units % 10}"

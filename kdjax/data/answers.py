@@ -35,6 +35,9 @@ class Characters(NamedTuple):
     def vocabulary(self) -> int:
         return len(self.alphabet) + 1
 
+    def tokens(self, text: str) -> list[int]:
+        return [self.alphabet.index(each) + 1 for each in text]
+
     def prompts(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, mask), `[N, P]`, padded on the left."""
         tokens = np.full((len(texts), self.prompt), END, np.int32)
@@ -75,7 +78,7 @@ class Characters(NamedTuple):
             raise ValueError(
                 f"{what} must be up to {most} characters of {self.alphabet!r}, got {text!r}"
             )
-        return [self.alphabet.index(each) + 1 for each in text]
+        return self.tokens(text)
 
 
 # --- Likeness -------------------------------------------------------------------------------------

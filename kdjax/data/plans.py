@@ -86,6 +86,28 @@ def tempered(labels, alpha):
     return sampler
 
 
+def opening(steps, *, parts=4):
+    """A sampler over examples that stand from easy to hard: of the easiest part, then of more.
+
+    The examples are cut into equal parts; of the `parts`, one more is open after every
+    steps / (2 parts) steps, so that all are from half of the run on. Draws are with replacement.
+
+    Args:
+        steps: the length of the run.
+        parts: at least 1.
+    """
+    if steps < 1 or parts < 1:
+        raise ValueError(f"steps and parts must be at least 1, got {steps} and {parts}")
+
+    def sampler(examples, batch_size, seed, chunk):
+        drawn = _draw(batch_size, seed, chunk, _random.CLASSES)
+        opened = np.minimum(parts, 1 + 2 * parts * np.asarray(chunk) // steps)
+        there = -(-len(examples) * opened // parts)
+        return examples[(drawn * there[:, None]).astype(np.int64)]
+
+    return sampler
+
+
 def episodes(labels, *, ways, shots, queries):
     """A sampler of few-shot episodes: `ways` classes, `shots` + `queries` different examples each.
 

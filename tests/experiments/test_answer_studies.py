@@ -11,7 +11,16 @@ import pytest
 
 from configs import measured
 from experiments import setup, study
-from experiments.studies import _answers, _expressions, _names, judged_answers, scored_answers
+from experiments.studies import (
+    _answers,
+    _expressions,
+    _names,
+    judged_answers,
+    negative_traces,
+    rewritten_spans,
+    scored_answers,
+    taught_text,
+)
 from experiments.studies import verified_answers as verified
 from kdjax import methods
 from kdjax.data import answers
@@ -116,9 +125,9 @@ def test_adversarial_rounds_asks_for_hard_kinds_and_for_rare_ones():
 def test_negative_data_is_wrong_where_a_carry_was_forgotten():
     for a in range(10, 100, 7):
         for b in range(10, 100, 3):
-            question, trace = verified._sum(a, b)
+            question, trace = negative_traces._sum(a, b)
             assert int(trace.partition(";")[2]) == eval(question[:-1])
-            wrong = int(verified._sum(a, b, forgets=True)[1].partition(";")[2])
+            wrong = int(negative_traces._sum(a, b, forgets=True)[1].partition(";")[2])
             assert wrong == a + b - (10 if a % 10 + b % 10 >= 10 else 0)
 
 
@@ -161,3 +170,76 @@ def test_ranked_targets_puts_the_score_before_what_it_is_of():
     assert scored_answers._context("a_b", several, False) == "a_b|abcd|ef="
     assert scored_answers._likeness("", "abcd", "4abcd") == 1
     assert answers.score_buckets(0.95, 5) == 4
+
+
+def test_task_mixture_halves_are_those_of_the_whole_task():
+    line = "if self.pos(a, is_b):"
+    assert taught_text._triggers(line) == {"if": "k", "po": "f"}
+    assert taught_text._task("m", line) == (f"m{line}=", "if>k|po>f")
+    assert taught_text._task("i", line)[1] == "if|po" and taught_text._task("c", line)[1] == "f|k"
+    assert taught_text._triggers("x = a.join") == {"jo": "a"}
+    assert taught_text._pairs_f1("", "if>k|po>f", "po>f|if>k") == 1
+    assert taught_text._pairs_f1("", "if>k|po>f", "if>k|po>a|xx>k") == pytest.approx(2 / 5)
+
+
+def test_relations_of_names_ask_for_what_a_teacher_says():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        (masked, answer), (between, relation) = taught_text._related(rng, "read_line", "mailbox")
+        tail = {"@": "mailbox", "^": "read", "+": "2"}[relation]
+        assert between == f"read_line:{tail}="
+        if masked.endswith("?="):
+            assert masked == f"read_line{relation}?=" and answer == tail
+        else:
+            assert masked.replace("?", answer) == f"read_line{relation}{tail}="
+        seen.add((relation, masked.endswith("?=")))
+    assert len(seen) == 6
+    modules = taught_text._functions(3, 50)
+    names = [name for several in modules.values() for name in several]
+    assert len(names) == len(set(names)) == 150
+    labels = [k for k, several in enumerate(modules.values()) for _ in several]
+    found = taught_text._teacher(names[::2], labels[::2], names[1::2])
+    assert len(found) == len(names) // 4
+    truth = dict(zip(names, labels, strict=True))
+    assert np.mean([truth[name] == label for name, label in found.items()]) > 0.8
+
+
+def test_span_rewriting_shows_fills_and_asks_for_what_was_there():
+    rng = np.random.default_rng(0)
+    line, counts = "abcdefghij", []
+    for _ in range(200):
+        spans = rewritten_spans._spans(rng, len(line))
+        gold = [line[a:b] for a, b in spans]
+        prompt, answer = rewritten_spans._rewriting(line, spans, gold)
+        assert "".join(x for x in prompt if x.isalpha()) == line
+        assert rewritten_spans._fills(answer, spans) == gold
+        masked, same = rewritten_spans._rewriting(line, spans, [""] * len(spans))
+        assert same == answer and "<|" in masked
+        covered = [k for a, b in spans for k in range(a, b)]
+        assert len(covered) == len(set(covered)) <= 5
+        assert len(spans) == 1 or spans[1][0] > spans[0][1], "they do not touch"
+        counts.append(len(spans))
+    assert set(counts) == {1, 2}
+    assert rewritten_spans._rewriting("abcd", [(1, 3)], ["x"]) == ("a<x|d=", "bc|")
+    assert rewritten_spans._rewriting("abcde", [(0, 1), (2, 4)], ["x", "yz"]) == (
+        "<x|b|yz>e=",
+        "a|cd>",
+    )
+    for text in ("ab", "|", "ab|c", "abcde|", "ab>"):
+        assert rewritten_spans._fills(text, [(0, 2)]) is None
+    wrong = rewritten_spans._wrong(rng, line, line + "xyz")
+    assert sum(a != b for a, b in zip(line, wrong, strict=True)) == 1
+
+
+def test_negative_data_counts_a_vote_of_the_answers_behind_the_traces():
+    pairs = [("17+25=", "12,4;42"), ("11+11=", "2,2;22")]
+    texts = [["12,4;42", "12,3;32", "2,3;32"], ["2,2;22", "2,2;22", "3,2;23"]]
+    votes = negative_traces._voted
+    assert votes(pairs, texts, np.ones((2, 3))) == 0.5
+    assert votes(pairs, texts, [[0.9, 0.3, 0.3], [0.2, 0.2, 0.1]]) == 1
+
+
+def test_names_in_two_languages_puts_the_first_name_behind_the_second():
+    said = functools.partial(taught_text._sentence, "ABCD", "abcd", (1, 2, 3))
+    assert [said(), said("inserted"), said("replaced")] == ["BCD", "B<b>CD", "bCD"]

@@ -188,3 +188,14 @@ def test_labels_that_do_not_cover_the_plan_are_refused():
         plan.indices(0, 0)
     with pytest.raises(TypeError, match="labels must be one axis of integers"):
         plans.class_balanced(np.eye(3))
+
+
+def test_opening_draws_from_the_easiest_part_first_and_from_all_in_the_second_half():
+    plan = plans.IndexPlan(np.arange(40), 64, plans.opening(16))
+    rows = plan.chunk(0, 0, 16)
+    for step, most in [(0, 10), (1, 10), (2, 20), (4, 30), (6, 40), (15, 40)]:
+        assert most - 10 <= rows[step].max() < most
+        assert rows[step].min() < 10
+    np.testing.assert_array_equal(rows[5], plan.indices(0, 5))
+    with pytest.raises(ValueError, match="steps and parts"):
+        plans.opening(0)
