@@ -28,6 +28,17 @@ HINT_GRID = {"rate": RATES, "weight": (0.1, 0.5)}
 # Where every training image has its label, plain KD itself gains nothing that ten seeds can tell.
 FEW_LABELS = {"data": {"labelled": 500}, "steps": 600}
 
+# For methods on maps or tokens: 4 x 4 patches of an image on either side, whose mean the head reads.
+TOKENS = {"student_feature": "tokens", "teacher_feature": "tokens"}
+VIT: dict[str, Any] = {"name": "vision_transformer", "patch": 7, "mean_pool": True}
+TRANSFORMERS: dict[str, Any] = {
+    "data": {"labelled": 500},
+    "steps": 300,
+    "batch": 32,
+    "teacher": {"steps": 1000, "network": {**VIT, "width": 48, "depth": 2, "heads": 4}},
+    "student": {"network": {**VIT, "width": 16, "depth": 2, "heads": 2}},
+}
+
 
 def claim(row: str, over: Sequence[str], metric="accuracy", direction="higher", margin=0.0):
     """That `row` is better than each of `over`, the paper's opponent first; stated before a run."""
@@ -73,6 +84,9 @@ def classification(
             "grid": {"alone": ALONE, "kd": KD, **{name: dict(each) for name, each in grid.items()}},
         }
         run.claims = {name: dict(each) for name, each in claims.items()}
+        for side in ("teacher", "student"):
+            if "network" in changes.get(side, {}):
+                run[side].network = ConfigDict()  # another network has other options
         run.update(changes)
         place.update({"save_every": 10_000, "log_every": 250, "validate_every": 500})
         # Trained once for all recipes that ask for the same.
@@ -131,15 +145,15 @@ def study(
     return config
 
 
-def chosen(arg: str, *recipes: Callable[[], ConfigDict]) -> ConfigDict:
-    """The recipe that `arg` names first, or its `tiny` form."""
+def chosen(arg: str, *recipes: Callable[[], ConfigDict], smaller=None) -> ConfigDict:
+    """The recipe that `arg` names first, or its `tiny` form: by `smaller(config)`, where not as here."""
     there = {recipe.__name__: recipe for recipe in recipes}
     name, *others = [part for part in arg.split(",") if part] or [""]
     if name not in there or set(others) - {"tiny"}:
         raise ValueError(f"there is no recipe {arg!r}; there are {', '.join(there)}, and tiny")
     config = there[name]()
     if "tiny" in others:
-        shrink(config)
+        (smaller or shrink)(config)
     return config
 
 
@@ -158,6 +172,9 @@ def shrink(config: ConfigDict) -> None:
         return
     run.data.update(DIGITS)
     run.seeds, run.steps, run.teacher.steps, run.tune.seeds = 2, 40, 40, 1
+    for network in (run.teacher.network, run.student.network):
+        if "patch" in network:
+            network.patch = 2
     for settings in (*run.rows.values(), *run.get("teachers", {}).values()):
         if "steps" in settings:
             settings.steps = 40

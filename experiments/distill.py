@@ -83,15 +83,7 @@ def build_stage(config, data, nets, name, label, seeds, scaled=False):
     row = config.run.rows[name]
     steps = row.get("steps", config.run.steps)
     setup.check_range(f"run.rows.{name}.steps", steps, lambda v: v > 0, "above 0")
-    key, settings = "run.student.optimiser", config.run.student.optimiser
-    if row.get("optimiser"):
-        key, settings = f"run.rows.{name}.optimiser", settings.copy_and_resolve_references()
-        for option, value in row.optimiser.items():
-            setup.choose(f"{key}.{option}", option, settings)
-            with setup.reading(key), settings.unlocked():
-                settings[option] = value
-    optimiser = setup.build_optimiser(key, settings, steps)
-    setup.check_no_decay(key, settings, nets["student"], data.inputs)
+    optimiser = tuning.row_optimiser(config, name, steps, nets["student"], data.inputs)
     if scaled:
         optimiser = optax.chain(optimiser, optax.inject_hyperparams(optax.scale)(step_size=1.0))
     method = build_method(config, name)
@@ -213,19 +205,6 @@ def tune_row(run, data, nets, name, frozen, students):
     return tuning.with_choice(config, name, chosen)
 
 
-def row_run(config, run, name):
-    """The run in the workdir where a row is trained: its own, or one that several runs share."""
-    if name not in config.place.get("shared_rows", ()):
-        return run
-    settings = config.run.to_dict()
-    grid = settings.get("tune", {}).pop("grid", {}).get(name, {})
-    row = settings.pop("rows")[name]
-    # Neither changes what the row comes to; the data are identified beside this.
-    for other in ("claims", "baseline", "data"):
-        settings.pop(other, None)
-    return setup.shared_run(run, {**settings, "row": row, "grid": grid})
-
-
 def main(config, workdir: Path) -> int:
     data = build_data(config)
     nets = build_networks(config, data)
@@ -249,7 +228,7 @@ def main(config, workdir: Path) -> int:
     students: dict[str, Any] = {}
     for name in stages:
         before = students.get(config.run.rows[name].get("after", ""))
-        own, chosen = row_run(config, run, name), config
+        own, chosen = tuning.row_run(config, run, name), config
         if "tune" in config.run:
             chosen = tune_row(own, data, nets, name, frozen, before)
         done = []

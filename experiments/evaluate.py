@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import distill, setup, train_teacher, training
+from experiments import distill, setup, train_teacher, training, tuning
 from experiments.train_teacher import build_data
 from kdjax.report import tables
 
@@ -32,7 +32,7 @@ def main(config, workdir: Path) -> None:
         frozen |= given
         rows.append(row)
     for name, parts in distill.build_stages(config, data, nets).items():
-        home, done = distill.row_run(config, run, name).workdir, []
+        home, done = tuning.row_run(config, run, name).workdir, []
         for stage, seeds in parts:
             key = f"run.rows.{name}"
             trained = training.restore_row(home, stage, digests, placement, key=key)

@@ -29,7 +29,6 @@ from experiments import setup, studies, train_teacher, training, tuning
 from kdjax import networks
 from kdjax.data import plans, sources, streams
 from kdjax.report.results import write_results
-from kdjax.train.trials import with_trials
 
 
 class Bench(NamedTuple):
@@ -61,6 +60,7 @@ class Bench(NamedTuple):
         frozen: Mapping[str, Any] | None = None,
         score=None,
         start=None,
+        seeds=None,
     ):
         """The state of a row's networks, trained for all seeds at once, with an axis of seeds.
 
@@ -78,8 +78,10 @@ class Bench(NamedTuple):
             score: `score(state, seeds)`, one value per replica, higher is better, on validation data.
             start: `start(state, seeds) -> state` changes what training starts from: parameters of a
                 row before, or what `memory` holds for every seed.
+            seeds: the run's by default; `[0]` for a teacher that all of them share.
         """
         run, frozen = self.run, dict(frozen or {})
+        own = self.seeds if seeds is None else list(seeds)
         row = name.partition("/")[0]
         setup.choose(f"run.rows of study {run.config.run.study!r}", row, run.config.run.rows)
         if not isinstance(inputs, Mapping) or not set(nets) <= set(inputs):
@@ -98,41 +100,24 @@ class Bench(NamedTuple):
             stage = training.build_stage(
                 label, method, nets, inputs, optimiser, given, steps, seeds, run.placement
             )
-            return dataclasses.replace(stage, init=_begun(stage, start, seeds, chosen))
+            return dataclasses.replace(stage, init=tuning.begun(stage, seeds, chosen, start))
 
         grid, chosen = run.config.run.get("tune", {}).get("grid", {}), {}
         if name in grid:
             chosen = tuning.tune(
                 run, name, build, frozen, lambda stage, state, seeds: score(state, seeds)
             )
-        stage = build(self.seeds, chosen)
+        stage = build(own, chosen)
         digests = {key: networks.fingerprint(tree) for key, tree in frozen.items()}
 
         def validate(state):
-            return {} if score is None else {"score": np.asarray(score(state, self.seeds))}
+            return {} if score is None else {"score": np.asarray(score(state, own))}
 
-        trained = training.train_row(run, stage, frozen, self.seeds, digests, validate)
+        trained = training.train_row(run, stage, frozen, own, digests, validate)
         cost = self.costs.setdefault(row, {"training_flops": 0.0, "seconds": 0.0})
-        cost["training_flops"] += tuning.training_flops(stage, self.seeds, frozen)
-        cost["seconds"] += trained.seconds / len(self.seeds)
+        cost["training_flops"] += tuning.training_flops(stage, own, frozen)
+        cost["seconds"] += trained.seconds / len(own)
         return trained.state
-
-
-def _begun(stage, start, seeds, chosen):
-    """The stage's `init`, changed by a study's `start`, and with the numbers that were chosen."""
-
-    def init(frozen):
-        state, frozen = stage.init(frozen)
-        if start is not None:
-            state = start(state, seeds)
-        if chosen:
-            numbers = {key: np.full(len(seeds), value) for key, value in chosen.items()}
-            sizes = numbers.pop(tuning.RATE, np.ones(len(seeds)))
-            rates = {player: {"step_size": sizes} for player in stage.optimisers}
-            state = with_trials(state, numbers, rates)
-        return state, frozen
-
-    return init
 
 
 def carried(params: Mapping[str, Any], **memory):
@@ -198,11 +183,17 @@ def by_seed(study: Callable[..., Mapping[str, Mapping[str, float]]]):
 
 
 def named_studies() -> dict[str, Callable[[Bench], Mapping[str, Mapping[str, Sequence[float]]]]]:
-    """Every public function of `experiments/studies/`, by name."""
+    """Every public function of `experiments/studies/`, by name; what `_private.py` has is no study."""
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(studies.__path__):
+        if module.name.startswith("_"):
+            continue
         there = setup.public(importlib.import_module(f"{studies.__name__}.{module.name}"))
-        own = {n: f for n, f in there.items() if f.__module__.endswith(f".{module.name}")}
+        own = {
+            name: function
+            for name, function in there.items()
+            if function.__module__.endswith(f".{module.name}") and not name.startswith("_")
+        }
         if twice := sorted(own.keys() & found.keys()):
             raise ValueError(f"two studies are named {twice}")
         found |= own
@@ -226,7 +217,9 @@ def main(config, workdir: Path) -> None:
                 f"study {config.run.study!r} measured {sorted(measured)}, not {name!r}"
             )
         values = {key: np.asarray(each, float).tolist() for key, each in measured[name].items()}
-        cost = {key: [each] * config.run.seeds for key, each in bench.costs.get(name, {}).items()}
+        # What is made of other rows, without training, costs nothing of its own.
+        own = bench.costs.get(name, {"seconds": 0.0})
+        cost = {key: [each] * config.run.seeds for key, each in own.items()}
         rows.append({"name": name, "seeds": bench.seeds, "metrics": {**values, **cost}})
         means = "  ".join(f"{key} {np.mean(each):.4g}" for key, each in values.items())
         print(f"{name:<14} {means}")

@@ -280,6 +280,7 @@ def summary(totals) -> dict[str, np.ndarray]:
     tokens = found.pop("tokens")
     gaps = found.pop("calibration")
     values = {name: total / tokens for name, total in found.items()}
+    values["log_likelihood"] = -values["nll"]
     values["perplexity"] = np.asarray(language.perplexity(found["nll"], tokens))
     error = classification.expected_calibration_error(gaps, tokens)
     return {**values, "calibration_error": np.asarray(error)}
@@ -334,6 +335,9 @@ def trained_teacher(config, run, data: Data, stage):
     if elsewhere:
         key = "run.teacher.workdir"
         return training.restore_row(Path(elsewhere), stage, {}, run.placement, key=key)
+    if config.place.get("shared", ""):
+        identity = {"teacher": config.run.teacher.to_dict(), "chunk": config.run.chunk}
+        run = setup.shared_run(run, identity)
     measured = measure(data.vocabulary("teacher"), "student", None)
     evaluate = build_evaluation(stage.networks, measured)
 

@@ -38,8 +38,9 @@ def check_measurement(config) -> None:
     if "tune" not in run:
         return
     tuning = run.tune
-    metrics = ("score",) if "study" in run else ("accuracy",)
-    setup.choose("run.tune.metric", tuning.metric, dict.fromkeys(metrics))
+    metric = "log_likelihood" if "tokenizer" in run else "accuracy"
+    metric = "score" if "study" in run else metric
+    setup.choose("run.tune.metric", tuning.metric, {metric: None})
     setup.check_range(
         "run.tune.seeds", tuning.seeds, lambda v: 0 < v <= run.seeds, "up to run.seeds"
     )
@@ -105,6 +106,26 @@ def tune(run: setup.Run, name: str, build, frozen, score) -> dict[str, float]:
     return settings[int(np.nanargmax(means))]
 
 
+def begun(stage: Stage, seeds, chosen: Mapping[str, float] | None = None, start=None):
+    """The stage's `init`, changed by `start(state, seeds) -> state`, with the numbers that were chosen.
+
+    A stage with `step_size` up for trial then is the program of its trials, if they are as many.
+    """
+
+    def init(frozen):
+        state, frozen = stage.init(frozen)
+        if start is not None:
+            state = start(state, seeds)
+        if chosen:
+            numbers = {key: np.full(len(seeds), value) for key, value in chosen.items()}
+            sizes = numbers.pop(RATE, np.ones(len(seeds)))
+            rates = {player: {"step_size": sizes} for player in stage.optimisers}
+            state = with_trials(state, numbers, rates)
+        return state, frozen
+
+    return init
+
+
 def with_choice(config, name: str, setting: Mapping[str, float]):
     """The config with a setting of `grid` written into one row."""
     config = config.copy_and_resolve_references()
@@ -118,6 +139,34 @@ def with_choice(config, name: str, setting: Mapping[str, float]):
             changes = {**row.get("optimiser", {}), "learning_rate": base * setting[RATE]}
             row["optimiser"] = changes
     return config
+
+
+def row_optimiser(config, name: str, steps: int, network, inputs):
+    """The students' optimiser, with what the row's own `optimiser` changes."""
+    row = config.run.rows[name]
+    key, settings = "run.student.optimiser", config.run.student.optimiser
+    if row.get("optimiser"):
+        key, settings = f"run.rows.{name}.optimiser", settings.copy_and_resolve_references()
+        for option, value in row.optimiser.items():
+            setup.choose(f"{key}.{option}", option, settings)
+            with setup.reading(key), settings.unlocked():
+                settings[option] = value
+    optimiser = setup.build_optimiser(key, settings, steps)
+    setup.check_no_decay(key, settings, network, inputs)
+    return optimiser
+
+
+def row_run(config, run: setup.Run, name: str) -> setup.Run:
+    """The run in the workdir where a row is trained: its own, or one that several runs share."""
+    if name not in config.place.get("shared_rows", ()):
+        return run
+    settings = config.run.to_dict()
+    grid = settings.get("tune", {}).pop("grid", {}).get(name, {})
+    row = settings.pop("rows")[name]
+    # Neither changes what the row comes to; the data are identified beside this.
+    for other in ("claims", "baseline", "data"):
+        settings.pop(other, None)
+    return setup.shared_run(run, {**settings, "row": row, "grid": grid})
 
 
 def training_flops(stage: Stage, seeds, frozen) -> int:

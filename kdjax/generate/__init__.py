@@ -19,6 +19,8 @@ from kdjax.generate.sampling import (
 )
 from kdjax.generate.speculative import (
     Speculated,
+    adjusted_log_probs,
+    next_token_probs,
     speculate,
     verified,
 )

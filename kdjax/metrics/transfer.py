@@ -10,6 +10,7 @@ accuracy, backward and forward transfer); A. Chaudhry, P. K. Dokania, T. Ajantha
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 
 def average_accuracy(accuracy):
@@ -74,6 +75,33 @@ def forgetting(accuracy):
     accuracy = _checked(accuracy, 2)
     best = accuracy[..., :-1, :-1].max(axis=-2)
     return (best - accuracy[..., -1, :-1]).mean(axis=-1)
+
+
+def equivalence_factor(ratios, scores, target):
+    r"""How many times as much other data do what the real ones do: the smallest ratio that reaches it.
+
+    Between two ratios the score is taken as linear in the ratio's logarithm.
+
+    Args:
+        ratios: `[n]`, rising, above 0.
+        scores: `[n]`, with that much more of the other data.
+        target: the score with the real data.
+
+    Returns:
+        The ratio; the first one where it does already; inf where none does.
+
+    >>> float(equivalence_factor([1, 4, 16], [0.5, 0.7, 0.8], 0.75))
+    8.0
+    """
+    ratios, scores = np.asarray(ratios, float), np.asarray(scores, float)
+    reached = np.flatnonzero(scores >= target)
+    if not len(reached):
+        return np.inf
+    last = reached[0]
+    if last == 0:
+        return ratios[0]
+    share = (target - scores[last - 1]) / (scores[last] - scores[last - 1])
+    return np.exp((1 - share) * np.log(ratios[last - 1]) + share * np.log(ratios[last]))
 
 
 def _checked(accuracy, tasks):

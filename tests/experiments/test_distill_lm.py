@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import lm
-from experiments import distill_lm, setup, train_lm
-from kdjax.networks import pretrained
+from experiments import distill_lm, lm_rows, setup, train_lm
+from kdjax.networks import Network, Outputs, pretrained
 
 SAMPLES = {"count": 8, "every": 2, "prompt": 4}
 ROWS = {
@@ -136,7 +136,7 @@ def test_what_the_student_writes_changes_with_the_student_and_not_otherwise(fold
     inputs = data.inputs["teacher"]
     taught = nets["teacher"].init(jax.random.key(5), inputs)["params"]
     frozen = {"teacher": taught, "teacher/model": {}}
-    stage = distill_lm.with_writing(config, data, stage, "on_policy", frozen)
+    stage = lm_rows.with_writing(config, data, stage, "on_policy", frozen)
     (refresh,) = [each.function for each in stage.every]
     state, _ = stage.init(frozen)
     assert int(np.max(state.memory["written"]["written"])) == 0
@@ -271,6 +271,27 @@ def test_a_served_models_best_classes_come_as_a_signal(folder, tmp_path):
     with pytest.raises(setup.ConfigError, match="answers alone train `next_token`"):
         rows["served"]["answers"]["top_k"] = 0
         build(small(folder, rows))
+
+
+def test_first_is_told_by_a_teacher_at_the_temperature_that_calibrates_it(folder):
+    rows = {"kd": KD, "told": {"method": "first", "top_k": 300, "calibrated": (0.1, 3.0, 30.0)}}
+    config = small(folder, rows)
+    data = distill_lm.build_data(config)
+    batch = data.validation["teacher"]
+
+    # Right three times in four, and three times as sure as it should be.
+    def apply(variables, inputs, *, train, rngs):
+        place = jax.numpy.arange(inputs["tokens"].size).reshape(inputs["tokens"].shape)
+        first = batch["targets"][0]
+        own = jax.numpy.where(place % 4 == 0, (first + 1) % 300, first)
+        chance = jax.nn.one_hot(own, 300) * 0.75 + (1 - jax.nn.one_hot(own, 300)) * 0.25 / 299
+        return Outputs(3.0 * jax.numpy.log(chance)), {}
+
+    batch = data.validation["teacher"] = {k: x[:1] for k, x in batch.items()}
+    teacher, frozen = Network(None, apply), {"teacher": {}, "teacher/model": {}}
+    chosen = lm_rows.calibrated(config, data, teacher, frozen, "told")
+    assert chosen.run.rows.told.teacher_temperature == 3.0
+    assert lm_rows.calibrated(config, data, teacher, frozen, "kd") is config
 
 
 QUICK = ("default",)

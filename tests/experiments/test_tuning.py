@@ -158,7 +158,7 @@ def test_what_is_shared_is_found_by_what_it_depends_on_and_nothing_else(small, t
 
     def folder(config):
         run = setup.open_run(config, tmp_path / "run", data.source.fingerprint)
-        return distill.row_run(config, run, "kd").workdir
+        return tuning.row_run(config, run, "kd").workdir
 
     first = folder(config)
     others = {}
@@ -169,9 +169,9 @@ def test_what_is_shared_is_found_by_what_it_depends_on_and_nothing_else(small, t
     others["data.manual_dir"].run.data.manual_dir = "elsewhere"
     for number, other in enumerate(others.values()):
         run = setup.open_run(other, tmp_path / f"other{number}", data.source.fingerprint)
-        assert distill.row_run(other, run, "kd").workdir == first
+        assert tuning.row_run(other, run, "kd").workdir == first
     for key, value in (("steps", 41), ("seeds", 3), ("batch", 32)):
         other = config.copy_and_resolve_references()
         other.run[key] = value
         run = setup.open_run(other, tmp_path / f"{key}", data.source.fingerprint)
-        assert distill.row_run(other, run, "kd").workdir != first
+        assert tuning.row_run(other, run, "kd").workdir != first

@@ -79,7 +79,10 @@ def cost(row: Row) -> dict[str, int]:
     config = importlib.import_module(file[:-3].replace("/", ".")).get_config(recipe)
     claim = next(iter(config.run.claims.values()))
     method = config.run.rows[claim.row].get("method") or config.run.study
-    text = (ROOT / file).read_text(encoding="utf-8")
+    # A config file may offer recipes that stand in another.
+    files = [ROOT / file, *sorted((ROOT / "configs").glob("*.py"))]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    text = next(text for text in texts if recipe in functions(text))
     counted = {"method": 0, "recipe": code_lines(text, with_helpers(text, recipe)), "test": 0}
     homes = [
         *sorted((ROOT / "kdjax" / "methods").glob("*.py")),

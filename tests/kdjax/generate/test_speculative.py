@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.generate import generate, left_padded, speculate, speculative, verified
+from kdjax.generate import (
+    adjusted_log_probs,
+    generate,
+    left_padded,
+    next_token_probs,
+    speculate,
+    speculative,
+    verified,
+)
 from tests.kdjax.generate.tiny_decoders import decoder, log_probs
 
 VOCABULARY = 4
@@ -121,6 +129,43 @@ def test_the_rule_gives_p_at_one_place():
     np.testing.assert_allclose(observed, p[1], atol=4 * 0.5 / np.sqrt(len(after)))
     with pytest.raises(ValueError, match="the draft has 4 classes, the teacher 5"):
         verified(keys, steps, tokens, log_q[..., :4], log_p)
+
+
+def test_retrieved_drafts_step_towards_the_draft_and_without_a_step_are_the_teachers():
+    rng = np.random.default_rng(1)
+    p, q = (np.float32(np.log(rng.dirichlet(np.ones(6), 7))) for _ in range(2))
+    same = adjusted_log_probs(p, q, margin=0.0)
+    np.testing.assert_allclose(same, p, atol=1e-5)
+    np.testing.assert_allclose(next_token_probs(q, p, same), np.exp(p), atol=1e-5)
+    moved = np.asarray(adjusted_log_probs(p, q, margin=0.1, threshold=0.3), np.float64)
+    kept = np.exp(q) >= 0.3 * np.exp(q).max(-1, keepdims=True)
+    wanted = p - 0.1 * kept * (np.exp(p) - np.exp(q))
+    wanted = wanted - np.log(np.exp(wanted).sum(-1, keepdims=True))
+    np.testing.assert_allclose(moved, wanted, atol=1e-5)
+    # A small step along the gradient takes KL(q || p) down.
+    own, less = (
+        (np.exp(q) * (q - x)).sum(-1)
+        for x in (p, adjusted_log_probs(p, q, margin=0.1, threshold=0.0))
+    )
+    assert (np.asarray(less) < own).all()
+
+
+def test_retrieved_drafts_are_drawn_as_the_closed_form_says():
+    rng, count = np.random.default_rng(2), 20_000
+    p, q = (np.float32(np.log(rng.dirichlet(np.ones(5)))) for _ in range(2))
+    adjusted = adjusted_log_probs(p, q, margin=10.0)
+    wanted = np.asarray(next_token_probs(q, p, adjusted))
+    np.testing.assert_allclose(wanted.sum(), 1, rtol=1e-5)
+    keys = jax.random.split(KEY, count)
+    tokens = jax.vmap(lambda key: jax.random.categorical(key, q))(jax.random.split(keys[0], count))
+    one, two = (jnp.broadcast_to(x, (count, n, 5)) for x, n in ((q, 1), (p, 2)))
+    kept, token = jax.jit(verified)(
+        keys, jnp.zeros(count, jnp.int32), tokens[:, None], one, two,
+        jnp.broadcast_to(adjusted, (count, 1, 5)),
+    )  # fmt: skip
+    drawn = np.where(np.asarray(kept) == 1, tokens, token)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / count, wanted, atol=0.015)
+    assert np.abs(wanted - np.exp(p)).max() > 0.03
 
 
 LONG, LONG_MASK = left_padded([[3, 1, 2, 0, 2, 1], [2], [0, 1, 3]])

@@ -66,3 +66,10 @@ def test_nothing_forgotten_is_zero():
 def test_other_shapes_are_refused(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*arguments)
+
+
+def test_perturbed_frames_need_as_many_times_the_data_as_reach_the_target():
+    ratios, scores = [1, 2, 8], [0.4, 0.6, 0.5]
+    assert transfer.equivalence_factor(ratios, scores, 0.3) == 1
+    np.testing.assert_allclose(transfer.equivalence_factor(ratios, scores, 0.5), np.sqrt(2))
+    assert transfer.equivalence_factor(ratios, scores, 0.7) == np.inf
