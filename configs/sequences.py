@@ -1,7 +1,7 @@
 """Pairs of prompts and answers that a small decoder learns and writes: rows of the catalogue.
 
     python -m tools.catalogue run multipl_t
-    python -m experiments.study --config=configs/sequences.py:multipl_t --workdir=runs/catalogue/multipl_t
+    python -m experiments.study --config=configs/lm.py:multipl_t --workdir=runs/catalogue/multipl_t
 
 A decoder of one layer over characters is taught some
 hundred pairs; ten seeds have data of their own and train in one program; the rate of what is compared
@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from configs import measured
 
-SIZES = {"width": 48, "depth": 1, "batch": 32, "rate": 5e-3, "validation": 100, "test": 300}
+SIZES = {"width": 48, "depth": 1, "batch": 16, "rate": 5e-3, "validation": 100, "test": 300}
 RATES = {"rate": (0.3, 1.0)}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, *RECIPES.values())
+    return measured.chosen(arg, *RECIPES)
 
 
 def study(name, rows, claims, options, data, tuned) -> ConfigDict:
@@ -233,7 +233,7 @@ def augpro() -> ConfigDict:
             "fgsm": measured.claim("augpro_fgsm", over=["kd", "swapped"]),
         },
         options={
-            "width": 32, "modules": 8, "words": 500, "longest": 13, "taught": 3000, "few": 300,
+            "width": 32, "batch": 32, "modules": 8, "words": 500, "longest": 13, "taught": 3000, "few": 300,
             "validation": 800, "teacher_width": 64, "teacher_depth": 2, "teacher_steps": 600,
             "teacher_rate": 1e-3, "rate": 3e-3, "steps": 300, "changed": 0.2,
         },
@@ -242,20 +242,17 @@ def augpro() -> ConfigDict:
     )  # fmt: skip
 
 
-RECIPES = {
-    f.__name__: f
-    for f in (
-        multipl_t,
-        lion,
-        small_but_funny,
-        xcoder,
-        genqa_with_gava_supervision,
-        as2_genqa_transfer,
-        negative_data_distillation,
-        edm3,
-        commonsense_knowledge_transfer,
-        leia,
-        ssr,
-        augpro,
-    )
-}
+RECIPES = (
+    multipl_t,
+    lion,
+    small_but_funny,
+    xcoder,
+    genqa_with_gava_supervision,
+    as2_genqa_transfer,
+    negative_data_distillation,
+    edm3,
+    commonsense_knowledge_transfer,
+    leia,
+    ssr,
+    augpro,
+)

@@ -5,7 +5,7 @@ as it has.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -110,18 +110,19 @@ class Writer:
     def write(
         self,
         params,
-        prompts: Sequence[Sequence[str]],
+        asked: Sequence[Sequence[Any]],
         *,
         samples=1,
         temperature=0.0,
         top_p=None,
         draw=0,
     ) -> list[list[list[str]]]:
-        """`[S][N][samples]` answers to every seed's N prompts; the most probable ones by default.
+        """`[S][N][samples]` answers to every seed's N prompts, or pairs; the most probable by default.
 
         `draw` numbers the drawing: another one gives other answers.
         """
-        seeds, count = len(prompts), len(prompts[0])
+        seeds, count = len(asked), len(asked[0])
+        prompts = [[x if isinstance(x, str) else x[0] for x in own] for own in asked]
         given = [self.characters.prompts(np.repeat(own, samples).tolist()) for own in prompts]
         tokens, mask = (np.stack(each) for each in zip(*given, strict=True))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(draw), jnp.arange(seeds))
@@ -141,13 +142,19 @@ class Writer:
     def accuracy(self, params, pairs: PairsBySeed, right=None) -> np.ndarray:
         """`[S]`: how many of the most probable answers are right, by `right(prompt, answer, text)`."""
         right = right or (lambda prompt, answer, text: text == answer)
-        written = self.write(params, [[prompt for prompt, _ in own] for own in pairs])
+        written = self.write(params, pairs)
         return np.array(
             [
                 np.mean([right(*pair, *text) for pair, text in zip(own, texts, strict=True)])
                 for own, texts in zip(pairs, written, strict=True)
             ]
         )
+
+    def accuracies(self, found: Mapping[str, Any], pairs: PairsBySeed, right=None):
+        """`{row: {"accuracy": [S]}}` of the parameters of rows."""
+        return {
+            name: {"accuracy": self.accuracy(each, pairs, right)} for name, each in found.items()
+        }
 
     def log_likelihoods(self, params, pairs: PairsBySeed) -> list[np.ndarray]:
         """`[S][N]` log-likelihoods of whole answers."""
@@ -177,9 +184,27 @@ class Writer:
         return found
 
 
+def each(function: Callable[..., Any], *by_seed: Iterable) -> list[Any]:
+    """What a function makes of every seed's own."""
+    return [function(*own) for own in zip(*by_seed, strict=True)]
+
+
+def parts(bench, items: Sequence | Callable[[Any], Any], *sizes: int):
+    """Every seed's generator, and by part what it has of the items: `rngs, first, second, ...`.
+
+    The items are put in an order that the seed draws; a function draws each item by the generator.
+    """
+    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
+    if callable(items):
+        return rngs, *([[items(rng) for _ in range(size)] for rng in rngs] for size in sizes)
+    ends = np.cumsum(sizes)
+    drawn = [np.split(rng.permutation(items)[: ends[-1]], ends[:-1]) for rng in rngs]
+    return rngs, *([own[k].tolist() for own in drawn] for k in range(len(sizes)))
+
+
 def or_else(found: Sequence[Sequence], otherwise: Sequence[Sequence]):
     """What every seed has found, or where that is nothing, what it has otherwise."""
-    return [own or other for own, other in zip(found, otherwise, strict=True)]
+    return each(lambda own, other: own or other, found, otherwise)
 
 
 def stacked(rows: Sequence[Mapping[str, np.ndarray]]):

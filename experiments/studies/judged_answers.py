@@ -1,9 +1,9 @@
-"""Answers that somebody scores: a critic's choice of two, an evaluator's weight, a ranker's target."""
+"""A critic's choice between two answers of a student's own, and what is learned from it."""
 
 import numpy as np
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer
+from experiments.studies._answers import Writer, each, or_else, parts
 from kdjax import methods
 from kdjax.data import answers
 
@@ -16,62 +16,57 @@ def critic_feedback(bench):
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=12)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    names = _names.names()
-    sizes = np.cumsum([options.taught, options.asked, options.validation, options.test])
-    parts = [np.split(rng.permutation(names)[: sizes[-1]], sizes[:-1]) for rng in rngs]
-    taught = [[(n + "=", style(n)) for n in own[0] for style in _names.STYLES] for own in parts]
-    asked = [[n + "=" for n in own[1]] for own in parts]
-    validation, test = ([[(n + "=", "") for n in own[k]] for own in parts] for k in (2, 3))
+    sizes = (options.taught, options.asked, options.validation, options.test)
+    _, known, *held = parts(bench, _names.names(), *sizes)
+    asked, validation, test = ([[(n + "=", "") for n in own] for own in x] for x in held)
+    taught = [[(n + "=", style(n)) for n in own for style in _names.STYLES] for own in known]
     start = writer.teach("imitation", taught, steps=options.imitation_steps)
     sampled = writer.write(start, asked, samples=options.samples, temperature=1.0)
 
     def choices(known=1.0, bias=0.0, filtered=False):
-        """By seed: (prompt, the chosen, the rejected) of the farthest two of each prompt's answers."""
-        found = []
-        for seed, (prompts, texts) in enumerate(zip(asked, sampled, strict=True)):
+        """By seed: the chosen and the rejected pair, the farthest two of each prompt's answers."""
+
+        def chosen(seed, prompts, texts):
             critic = _critic(np.random.default_rng(seed), options, known, bias)
-            found.append(
-                [
-                    chosen
-                    for prompt, several in zip(prompts, texts, strict=True)
-                    if (chosen := _chosen(critic, prompt, list(dict.fromkeys(several)), filtered))
-                ]
+            every = (
+                _chosen(critic, prompt, list(dict.fromkeys(several)), filtered)
+                for (prompt, _), several in zip(prompts, texts, strict=True)
             )
-        return found
+            return [((p, a), (p, b)) for p, a, b in filter(None, every)]
 
-    def better(judged, reference=start):
-        return writer.candidates(
-            reference, [[[(p, a), (p, b)] for p, a, b in own] for own in judged]
-        )
+        return or_else(each(chosen, bench.seeds, asked, sampled), [[own[:1] * 2] for own in taught])
 
-    ranked = writer.candidates(start, [[_ranked(n) for n in own[0]] for own in parts])
-    informed, margin = choices(), 1 / options.mean_length
-    brio, dpo = methods.brio(margin=margin), methods.dpo()
-    rows = {
-        "longer": (taught, None, None),
-        "winners": ([[(p, a) for p, a, _ in own] for own in informed], None, None),
-        "brio": (taught, brio, better(informed)),
-        "dpo": (taught, dpo, better(informed)),
-        "random": (taught, dpo, better(choices(known=0.0))),
-        "biased": (taught, dpo, better(choices(bias=options.bias))),
-        "filtered": (taught, dpo, better(choices(bias=options.bias, filtered=True))),
-    }
+    ranked = [[_ranked(n) for n in own] for own in known]
+    informed, biased = choices(), choices(bias=options.bias)
+    brio, dpo = methods.brio(margin=1 / options.mean_length), methods.dpo()
 
-    def go_on(name, steps, begun, pairs, method, judged):
-        pools = {} if judged is None else {"candidates": judged}
+    def go_on(name, method=None, judged=None, pairs=taught, begun=start, steps=options.steps):
+        pools = {} if judged is None else {"candidates": writer.candidates(begun, judged)}
         return writer.teach(
             name, pairs, steps=steps, start=begun, method=method, validation=validation,
             right=_quality, **pools,
         )  # fmt: skip
 
-    found = {"imitation": start}
-    for name, row in rows.items():
-        found[name] = go_on(name, options.steps, start, *row)
     half = options.steps // 2
-    first = go_on("brio_dpo/brio", half, start, taught, brio, ranked)
-    found["brio_dpo"] = go_on("brio_dpo", half, first, taught, dpo, better(informed, first))
-    return {name: _quality_and_length(writer, params, test) for name, params in found.items()}
+    first = go_on("brio_dpo/brio", brio, ranked, steps=half)
+    found = {
+        "imitation": start,
+        "longer": go_on("longer"),
+        "winners": go_on("winners", pairs=[[better for better, _ in own] for own in informed]),
+        "brio": go_on("brio", brio, informed),
+        "dpo": go_on("dpo", dpo, informed),
+        "random": go_on("random", dpo, choices(known=0.0)),
+        "biased": go_on("biased", dpo, biased),
+        "filtered": go_on("filtered", dpo, choices(bias=options.bias, filtered=True)),
+        "brio_dpo": go_on("brio_dpo", dpo, informed, begun=first, steps=half),
+    }
+    return {
+        name: {
+            "quality": writer.accuracy(params, test, _quality),
+            "length": writer.accuracy(params, test, lambda prompt, answer, text: len(text)),
+        }
+        for name, params in found.items()
+    }
 
 
 def _critic(rng, options, known, bias):
@@ -107,10 +102,3 @@ def _ranked(name):
 def _quality(prompt, answer, text):
     del answer
     return _names.quality(prompt[:-1], text)
-
-
-def _quality_and_length(writer, params, test):
-    return {
-        "quality": writer.accuracy(params, test, _quality),
-        "length": writer.accuracy(params, test, lambda prompt, answer, text: len(text)),
-    }

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from experiments.studies._answers import Writer
+from experiments.studies._answers import Writer, each, parts
 from kdjax import methods
 from kdjax.data import answers
 
@@ -18,75 +18,50 @@ def negative_data(bench):
     """
     options = bench.options
     writer = Writer(bench, "0123456789+=,;", prompt=6, answer=10)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-
-    def questions(count):
-        return [rng.integers(10, 100, (count, 2)) for rng in rngs]
-
-    asked = questions(options.traces)
-    truth, validation, test = (
-        [[_sum(*q) for q in own] for own in x]
-        for x in (asked, questions(options.validation), questions(options.test))
+    sizes = (options.traces, options.validation, options.test)
+    rngs, asked, *held = parts(bench, lambda rng: rng.integers(10, 100, 2), *sizes)
+    truth, validation, test = ([[_sum(*q) for q in own] for own in x] for x in (asked, *held))
+    traces = each(
+        lambda rng, own: [_sum(*q, forgets=rng.random() < options.wrong) for q in own], rngs, asked
     )
-    traces = [
-        [_sum(*q, forgets=rng.random() < options.wrong) for q in own]
-        for rng, own in zip(rngs, asked, strict=True)
-    ]
 
-    def split(pairs):
-        """The pairs whose answers are right, and the others."""
-        return (
-            [
-                [a for a, b in zip(own, true, strict=True) if _right(*b, a[1]) == wanted]
-                for own, true in zip(pairs, truth, strict=True)
-            ]
-            for wanted in (True, False)
-        )
+    def split(pairs, wanted):
+        return each(
+            lambda own, true: [a for a, b in zip(own, true, strict=True) if _right(*b, a[1]) == wanted],
+            pairs, truth,
+        )  # fmt: skip
 
     rest = {"steps": options.steps, "validation": validation, "right": _right}
-    good, bad = split(traces)
+    good, bad = split(traces, True), split(traces, False)
     found = {"all": writer.teach("all", traces, **rest)}
     found["positive"] = positive = writer.teach("positive", good, **rest)
     negative = writer.teach("calibrated/negative", bad, steps=options.steps)
-    written = writer.write(positive, [[p for p, _ in own] for own in truth], temperature=1.0)
-    chains = [
-        [(p, text) for (p, _), (text,) in zip(own, texts, strict=True)]
-        for own, texts in zip(truth, written, strict=True)
-    ]
-    passing, failing = split(chains)
-    own_too = [a + b for a, b in zip(good, passing, strict=True)]
+    texts = writer.write(positive, truth, temperature=1.0)
+    chains = each(lambda own, x: [(p, *t) for (p, _), t in zip(own, x, strict=True)], truth, texts)
+    right = each(list.__add__, good, split(chains, True))
+    wrong = each(list.__add__, bad, split(chains, False))
     for name in ("uniform", "calibrated"):
         method = methods.negative_calibrated(calibrated=name == "calibrated")
         memory = {"positive": positive, "negative": negative}
-        found[name] = writer.teach(name, own_too, method=method, memory=memory, **rest)
+        found[name] = writer.teach(name, right, method=method, memory=memory, **rest)
 
     def features(pairs):
         """By seed: mean log-likelihoods of a character under both models."""
         both = [writer.log_likelihoods(params, pairs) for params in (positive, negative)]
         lengths = [np.array([len(x) + 1 for _, x in own]) for own in pairs]
-        return [np.stack([a, b], 1) / n[:, None] for a, b, n in zip(*both, lengths, strict=True)]
+        return each(lambda a, b, n: np.stack([a, b], 1) / n[:, None], *both, lengths)
 
-    wrong_too = [a + b for a, b in zip(bad, failing, strict=True)]
-    rankers = [
-        LogisticRegression().fit(np.concatenate([x, y]), np.repeat([1, 0], [len(x), len(y)]))
-        for x, y in zip(features(own_too), features(wrong_too), strict=True)
-    ]
-    prompts, samples = [[p for p, _ in own] for own in test], options.samples
-    sampled = writer.write(found["calibrated"], prompts, samples=samples, temperature=1.0)
-    given = features(
-        [[(p, x) for p, several in zip(*own, strict=True) for x in several] for own in zip(prompts, sampled, strict=True)]
-    )  # fmt: skip
-    weights = [
-        r.predict_proba(x)[:, 1].reshape(-1, samples) for r, x in zip(rankers, given, strict=True)
-    ]
-    votes = {"majority": [np.ones_like(w) for w in weights], "weighted": weights}
+    def ranker(x, y):
+        return LogisticRegression().fit(np.concatenate([x, y]), np.repeat([1, 0], [len(x), len(y)]))
+
+    rankers, size = each(ranker, features(right), features(wrong)), options.samples
+    sampled = writer.write(found["calibrated"], test, samples=size, temperature=1.0)
+    flat = each(lambda own, x: [(p, t) for (p, _), s in zip(own, x, strict=True) for t in s], test, sampled)  # fmt: skip
+    scores = each(lambda r, x: r.predict_proba(x)[:, 1].reshape(-1, size), rankers, features(flat))
+    votes = {"majority": [np.ones_like(w) for w in scores], "weighted": scores}
     bench.costs.update(dict.fromkeys(votes, bench.costs["calibrated"]))
-    alone = {name: writer.accuracy(params, test, _right) for name, params in found.items()}
-    voted = {
-        name: [_voted(*own) for own in zip(test, sampled, each, strict=True)]
-        for name, each in votes.items()
-    }
-    return {name: {"accuracy": values} for name, values in {**alone, **voted}.items()}
+    voted = {name: {"accuracy": each(_voted, test, sampled, w)} for name, w in votes.items()}
+    return {**writer.accuracies(found, test, _right), **voted}
 
 
 def _sum(first, second, forgets=False):

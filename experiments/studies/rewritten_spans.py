@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from experiments.studies._answers import Writer, or_else
+from experiments.studies._answers import Writer, each, or_else, parts
 from kdjax.data import plans
 from kdjax.data.text import standard_library
 
@@ -23,56 +23,45 @@ def span_rewriting(bench):
     """
     options = bench.options
     words, lines = _lines(options.words, options.longest)
-    sizes = np.cumsum(
-        [options.known, options.read, options.mended, options.validation, options.test]
-    )
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    parts = [np.split(rng.permutation(lines)[: sizes[-1]], sizes[:-1]) for rng in rngs]
     shape = {"prompt": 2 * options.longest + 5, "answer": options.longest + 1}
     small = Writer(bench, words + MARKS + "=", **shape)
     large = Writer(bench, words + MARKS + "=", **shape, width=options.large_width)
-    mended, validation, test = (
-        [[(_wrong(rng, x, words) + "=", x) for x in own[k]] for rng, own in zip(rngs, parts, strict=True)]
-        for k in (2, 3, 4)
-    )  # fmt: skip
-    known, read = ([[(x, _spans(rng, len(x))) for x in own[k]] for rng, own in zip(rngs, parts, strict=True)] for k in (0, 1))  # fmt: skip
+    sizes = (options.known, options.read, options.mended, options.validation, options.test)
+    rngs, *rest = parts(bench, lines, *sizes)
+    masked = (
+        each(lambda rng, own: [(x, _spans(rng, len(x))) for x in own], rngs, y) for y in rest[:2]
+    )
+    wrong = (
+        each(lambda rng, own: [(_wrong(rng, x, words) + "=", x) for x in own], rngs, y)
+        for y in rest[2:]
+    )
+    (known, read), (mended, validation, test) = masked, wrong
 
-    def infilling(given):
-        return [[_rewriting(x, spans, [""] * len(spans)) for x, spans in own] for own in given]
+    def filled(rng, own):
+        return [
+            _rewriting(x, s, ["".join(rng.choice(list(words), b - a)) for a, b in s])
+            for x, s in own
+        ]
 
     def rewriting(writer, params):
-        """Pairs with the model's fills, and how hard each is; lines without a whole fill are left out."""
-        asked = infilling(read)
-        likely = writer.log_likelihoods(params, asked)
-        texts = writer.write(
-            params, [[p for p, _ in own] for own in asked], temperature=1.0, top_p=0.9
-        )
-        found = []
-        for own, several, values in zip(read, texts, likely, strict=True):
-            rows = [
-                (_rewriting(x, spans, fills), sum(b - a for a, b in spans), -value)
-                for (x, spans), (text,), value in zip(own, several, values, strict=True)
-                if (fills := _fills(text, spans))
-            ]
-            places = sum(np.argsort(np.argsort([row[k] for row in rows])) for k in (1, 2))
-            found.append([rows[k][0] for k in np.argsort(places, kind="stable")] if rows else [])
-        return or_else(found, asked)
+        """Pairs with the model's fills, easy ones first; lines without a whole fill are left out."""
+        texts = writer.write(params, infilling, temperature=1.0, top_p=0.9)
+        likely = writer.log_likelihoods(params, infilling)
+        return or_else(each(_rewritten, read, texts, likely), infilling)
 
-    def random_fills(rng, spans):
-        return ["".join(rng.choice(list(words), b - a)) for a, b in spans]
-
-    begun = small.teach("infilling/begun", infilling(known), steps=options.begun_steps)
-    teacher = large.teach("teacher/large", infilling(known), steps=options.large_steps)
+    begun_with, infilling = (
+        [[_rewriting(x, spans, [""] * len(spans)) for x, spans in own] for own in y]
+        for y in (known, read)
+    )
+    begun = small.teach("infilling/begun", begun_with, steps=options.begun_steps)
+    teacher = large.teach("teacher/large", begun_with, steps=options.large_steps)
     of_teacher = rewriting(large, teacher)
     taught = {
-        "infilling": infilling(read),
+        "infilling": infilling,
         "own": rewriting(small, begun),
         "teacher": of_teacher,
         "curriculum": of_teacher,
-        "random": [
-            [_rewriting(x, spans, random_fills(rng, spans)) for x, spans in own]
-            for rng, own in zip(rngs, read, strict=True)
-        ],
+        "random": each(filled, rngs, read),
     }
     found = {}
     for name, pairs in taught.items():
@@ -80,11 +69,21 @@ def span_rewriting(bench):
         params = small.teach(
             f"{name}/read", pairs, steps=options.steps, start=begun, sampler=sampler
         )
-        params = small.teach(
+        found[name] = small.teach(
             name, mended, steps=options.mend_steps, start=params, validation=validation
         )
-        found[name] = {"accuracy": small.accuracy(params, test)}
-    return found
+    return small.accuracies(found, test)
+
+
+def _rewritten(own, texts, likely):
+    """The pairs of lines with whole fills, by the ranks of their spans' lengths and surprise together."""
+    rows = [
+        (_rewriting(line, spans, fills), sum(b - a for a, b in spans), -value)
+        for (line, spans), (text,), value in zip(own, texts, likely, strict=True)
+        if (fills := _fills(text, spans))
+    ]
+    places = sum(np.argsort(np.argsort([row[k] for row in rows])) for k in (1, 2))
+    return [rows[k][0] for k in np.argsort(places, kind="stable")]
 
 
 def _lines(count, longest):

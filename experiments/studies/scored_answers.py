@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer
+from experiments.studies._answers import Writer, each, parts
 from kdjax.data import answers
 
 
@@ -18,63 +18,61 @@ def evaluator_supervision(bench):
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=10)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    sizes = np.cumsum([options.held, options.taught, options.validation, options.test])
-    parts = [np.split(rng.permutation(_names.names())[: sizes[-1]], sizes[:-1]) for rng in rngs]
-    evaluators = [_evaluator(rng, own[0]) for rng, own in zip(rngs, parts, strict=True)]
-    validation, test = ([[(n + "=", "") for n in own[k]] for own in parts] for k in (2, 3))
-    prompts = [[n + "=" for n in own[1]] for own in parts]
+    sizes = (options.held, options.taught, options.validation, options.test)
+    rngs, held, taught, *rest = parts(bench, _names.names(), *sizes)
+    validation, test = ([[(n + "=", "") for n in own] for own in x] for x in rest)
+    evaluators = each(_evaluator, rngs, held)
 
     def scored(pairs):
-        return [score(own) for score, own in zip(evaluators, pairs, strict=True)]
+        return each(lambda score, own: score(own), evaluators, pairs)
 
-    def own_answers(params, temperature, draw=0):
-        texts = writer.write(params, prompts, temperature=temperature, draw=draw)
-        return [
-            [(p, *x) for p, x in zip(own, several, strict=True)]
-            for own, several in zip(prompts, texts, strict=True)
-        ]
+    def written(params, targets, **how):
+        texts = writer.write(params, targets, **how)
+        return each(
+            lambda own, x: [(p, *t) for (p, _), t in zip(own, x, strict=True)], targets, texts
+        )
 
     def augmented(params, targets, draw):
-        made = own_answers(params, 1.0, draw)
-        return [
-            a + [pair for pair, v in zip(b, values, strict=True) if v >= 0.5]
-            for a, b, values in zip(targets, made, scored(made), strict=True)
-        ]
+        made = written(params, targets, temperature=1.0, draw=draw)
+        return each(
+            lambda own, x, v: own + [pair for pair, score in zip(x, v, strict=True) if score >= 0.5],
+            targets, made, scored(made),
+        )  # fmt: skip
 
-    found, half = {}, options.steps // 2
-    for setting, wrong in (("clean", 0.0), ("noisy", options.wrong)):
-        targets = [_targets(rng, own[1], wrong) for rng, own in zip(rngs, parts, strict=True)]
-        start = writer.teach(f"{setting}_start", targets, steps=options.start_steps)
+    def learned(name, pairs, begun, weights=None, steps=options.steps):
+        return writer.teach(
+            name, pairs, steps=steps, weights=weights, start=begun, validation=validation,
+            right=_is_reference,
+        )  # fmt: skip
 
-        def learned(name, own, weights=None, steps=options.steps, begun=start, setting=setting):
-            return writer.teach(
-                f"{setting}_{name}", own, steps=steps, weights=weights, start=begun,
-                validation=validation, right=_is_reference,
-            )  # fmt: skip
+    def harder(params):
+        return [1 - values for values in scored(written(params, clean))]
 
-        def harder(params):
-            return [1 - values for values in scored(own_answers(params, 0.0))]
-
-        found |= {f"{setting}_start": start, f"{setting}_labels": learned("labels", targets)}
-        if setting == "clean":
-            hard = learned("difficulty/first", targets, harder(start), half)
-            found["clean_difficulty"] = learned("difficulty", targets, harder(hard), half, hard)
-            continue
-        own, quality = augmented(start, targets, 0), scored(targets)
-        first = learned("dynamic/first", own, steps=half)
-        second = augmented(first, targets, 1)
-        others = [rng.permutation(weights) for rng, weights in zip(rngs, quality, strict=True)]
-        found |= {
-            "noisy_static": learned("static", own),
-            "noisy_dynamic": learned("dynamic", second, steps=half, begun=first),
-            "noisy_quality": learned("quality", targets, quality),
-            "noisy_shuffled": learned("shuffled", targets, others),
-        }
-    return {
-        name: {"accuracy": writer.accuracy(params, test, _is_reference)}
-        for name, params in found.items()
+    half = options.steps // 2
+    clean, noisy = (
+        each(lambda rng, own, w=wrong: _targets(rng, own, w), rngs, taught)
+        for wrong in (0.0, options.wrong)
+    )
+    easy = writer.teach("clean_start", clean, steps=options.start_steps)
+    hard = learned("clean_difficulty/first", clean, easy, harder(easy), half)
+    start = writer.teach("noisy_start", noisy, steps=options.start_steps)
+    quality, own = scored(noisy), augmented(start, noisy, 0)
+    first = learned("noisy_dynamic/first", own, start, steps=half)
+    again = augmented(first, noisy, 1)
+    found = {
+        "clean_start": easy,
+        "clean_labels": learned("clean_labels", clean, easy),
+        "clean_difficulty": learned("clean_difficulty", clean, hard, harder(hard), half),
+        "noisy_start": start,
+        "noisy_labels": learned("noisy_labels", noisy, start),
+        "noisy_static": learned("noisy_static", own, start),
+        "noisy_dynamic": learned("noisy_dynamic", again, first, steps=half),
+        "noisy_quality": learned("noisy_quality", noisy, start, quality),
+        "noisy_shuffled": learned(
+            "noisy_shuffled", noisy, start, each(lambda rng, w: rng.permutation(w), rngs, quality)
+        ),
     }
+    return writer.accuracies(found, test, _is_reference)
 
 
 def _targets(rng, names, wrong):
@@ -131,40 +129,32 @@ def ranked_targets(bench):
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS + "|01234", prompt=30, answer=8)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    sizes = np.cumsum([options.held, options.taught, options.validation, options.test])
-    parts = [np.split(rng.permutation(_names.names(12))[: sizes[-1]], sizes[:-1]) for rng in rngs]
-    rankers = [_ranker(rng, own[0]) for rng, own in zip(rngs, parts, strict=True)]
-
-    def ranked(k):
-        """By seed and name: (name, [(candidate, score), ...]), the best first."""
-        return [
-            [(name, rank(name, _candidates(rng, name, own[0]))) for name in own[k]]
-            for rng, rank, own in zip(rngs, rankers, parts, strict=True)
-        ]
-
-    asked, *held = (ranked(k) for k in (1, 2, 3))
-    weights = [[several[0][1] for _, several in own] for own in asked]
-    found = {}
-    for name, (weighted, shaped) in {
-        "unweighted": (False, False),
-        "weighted": (True, False),
-        "shaped": (False, True),
-        "both": (True, True),
-    }.items():
-        taught = [
+    sizes = (options.held, options.taught, options.validation, options.test)
+    rngs, known, *rest = parts(bench, _names.names(12), *sizes)
+    rankers = each(_ranker, rngs, known)
+    taught, validation, test = (
+        each(
+            lambda rng, rank, own, names: [(n, rank(n, _candidates(rng, n, own))) for n in names],
+            rngs, rankers, known, asked,
+        )
+        for asked in rest
+    )  # fmt: skip
+    scores, found = [[several[0][1] for _, several in own] for own in taught], {}
+    for name in ("unweighted", "weighted", "shaped", "both"):
+        weighted, shaped = name in ("weighted", "both"), name in ("shaped", "both")
+        pairs = [
             [(_context(n, several[1:3], shaped), _marked(several[0], shaped)) for n, several in own]
-            for own in asked
+            for own in taught
         ]
-        validation, test = (
-            [[(_context(n, several[:2], shaped), _names.beginnings(n)) for n, several in own] for own in x]
-            for x in held
-        )  # fmt: skip
+        chosen, tested = (
+            [[(_context(n, x[:2], shaped), _names.beginnings(n)) for n, x in own] for own in held]
+            for held in (validation, test)
+        )
         params = writer.teach(
-            name, taught, steps=options.steps, weights=weights if weighted else None,
-            validation=validation, right=_likeness,
+            name, pairs, steps=options.steps, weights=scores if weighted else None,
+            validation=chosen, right=_likeness,
         )  # fmt: skip
-        found[name] = {"f1": writer.accuracy(params, test, _likeness)}
+        found[name] = {"f1": writer.accuracy(params, tested, _likeness)}
     return found
 
 

@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer
-from kdjax.data import answers
+from experiments.studies._answers import Writer, each, parts
 from kdjax.data.text import standard_library
 
 
@@ -25,28 +24,15 @@ def task_mixture(bench):
     options = bench.options
     alphabet = _names.CHARACTERS + "().,:[] |?>"
     writer = Writer(bench, alphabet, prompt=options.longest + 2, answer=15)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
     lines = _lines(options.longest, alphabet)
-    sizes = np.cumsum([options.taught, options.validation, options.test])
-    parts = [np.split(rng.permutation(lines)[: sizes[-1]], sizes[:-1]) for rng in rngs]
-    main = [[[_task("m", line) for line in own] for own in several] for several in parts]
-    validation, test = ([own[k] for own in main] for k in (1, 2))
-    taught = {
-        "single": [own[0] for own in main],
-        "mixture": [[_task(t, line) for line in own[0] for t in "icm"] for own in parts],
-    }
-    return {
-        name: {
-            "f1": writer.accuracy(
-                writer.teach(
-                    name, pairs, steps=options.steps, validation=validation, right=_pairs_f1
-                ),
-                test,
-                _pairs_f1,
-            )
-        }
-        for name, pairs in taught.items()
-    }
+    _, lines, *held = parts(bench, lines, options.taught, options.validation, options.test)
+    validation, test = ([[_task("m", line) for line in own] for own in x] for x in held)
+    rest = {"steps": options.steps, "validation": validation, "right": _pairs_f1}
+    found = {}
+    for name, tasks in (("single", "m"), ("mixture", "icm")):
+        pairs = [[_task(task, line) for line in own for task in tasks] for own in lines]
+        found[name] = {"f1": writer.accuracy(writer.teach(name, pairs, **rest), test, _pairs_f1)}
+    return found
 
 
 def _lines(longest, alphabet):
@@ -142,7 +128,7 @@ def names_in_two_languages(bench):
         found[name] = writer.teach(
             name, text, steps=options.steps, start=start, validation=validation, silent="<>"
         )
-    return {name: {"accuracy": writer.accuracy(each, test)} for name, each in found.items()}
+    return writer.accuracies(found, test)
 
 
 def _sentence(language, first, fact, insert=None):
@@ -160,37 +146,37 @@ def relations_of_names(bench):
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS + "0123456789?@^+:#", prompt=27, answer=9)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
     modules = _functions(options.modules, options.each)
     labels = {name: k for k, names in enumerate(modules.values()) for name in names}
     titles = [module[:8] for module in modules]
-    sizes = np.cumsum([options.known, options.read, options.validation, options.test])
-    found: dict[str, list[list[answers.Pair]]] = {"infilling": [], "transferred": []}
-    shots, validation, test = [], [], []
-    for rng in rngs:
-        order = rng.permutation(sorted(labels))
-        known, read, chosen, tested = np.split(order[: sizes[-1]], sizes[:-1])
+    sizes = (options.known, options.read, options.validation, options.test)
+    rngs, known, read, *held = parts(bench, sorted(labels), *sizes)
+
+    def transferred(rng, known, read):
         tails = _teacher(known, [labels[n] for n in known], read)
-        found["transferred"].append(
-            [x for name, tail in tails.items() for x in _related(rng, name, titles[tail])]
-        )
-        found["infilling"].append([_masked(rng, name, "") for name in read for _ in range(2)])
-        few = [
-            name
-            for k in range(len(modules))
-            for name in [n for n in known if labels[n] == k][: options.shots]
-        ]
-        for part, names in ((shots, few), (validation, chosen), (test, tested)):
-            part.append([(n + "#", str(labels[n])) for n in names])
-    learned = {}
-    for name in ("none", "infilling", "transferred"):
-        start = None
-        if name in found:
-            start = writer.teach(f"{name}/read", found[name], steps=options.read_steps)
-        learned[name] = writer.teach(
+        return [x for name, tail in tails.items() for x in _related(rng, name, titles[tail])]
+
+    def infilling(rng, known, read):
+        del known
+        return [_masked(rng, name, "") for name in read for _ in range(2)]
+
+    def few(names):
+        own = [[n for n in names if labels[n] == k][: options.shots] for k in range(len(modules))]
+        return [name for several in own for name in several]
+
+    shots, validation, test = (
+        [[(n + "#", str(labels[n])) for n in own] for own in x] for x in (each(few, known), *held)
+    )
+    found = {}
+    for work in (None, infilling, transferred):
+        name, start = work.__name__ if work else "none", None
+        if work:
+            pairs = each(work, rngs, known, read)
+            start = writer.teach(f"{name}/read", pairs, steps=options.read_steps)
+        found[name] = writer.teach(
             name, shots, steps=options.steps, start=start, validation=validation
         )
-    return {name: {"accuracy": writer.accuracy(each, test)} for name, each in learned.items()}
+    return writer.accuracies(found, test)
 
 
 def _functions(modules, each):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.studies import _expressions as arithmetic
-from experiments.studies._answers import Writer, or_else
+from experiments.studies._answers import Writer, each, or_else, parts
 from kdjax import methods
 from kdjax.data import answers
 
@@ -15,50 +15,38 @@ def verified_translation(bench):
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS, prompt=14, answer=8)
+    sizes = (options.gold, options.asked, options.validation, options.test)
+    _, gold, asked, validation, test = parts(bench, _postfix_task, *sizes)
 
     def right(prompt, answer, text):
         return arithmetic.postfix_value(text) == arithmetic.postfix_value(answer)
 
-    def pairs(seed, count):
-        rng = np.random.default_rng([seed, count])
-        trees = [arithmetic.drawn(rng, rng.integers(2, 5)) for _ in range(count)]
-        return [(arithmetic.infix(tree) + "=", arithmetic.postfix(tree)) for tree in trees]
+    def passing(own, texts):
+        found = []
+        for pair, several in zip(own, texts, strict=True):
+            kept = [text for text in several if right(*pair, text)]
+            found += [(pair[0], kept[i]) for i in answers.distinct(kept, options.threshold)]
+        return found
 
-    gold, asked, validation, test = (
-        [pairs(seed, count) for seed in bench.seeds]
-        for count in (options.gold, options.asked, options.validation, options.test)
-    )
+    def first(own, texts, kept):
+        return [(p, several[0]) for (p, _), several in zip(own, texts, strict=True)][: len(kept)]
+
     start = writer.teach("seed", gold, steps=options.seed_steps)
-    prompts = [[prompt for prompt, _ in own] for own in asked]
-    sampled = writer.write(start, prompts, samples=options.samples, temperature=0.8)
-    kept, unchecked = [], []
-    for own, texts in zip(asked, sampled, strict=True):
-        passing = [
-            [text for text in several if right(*pair, text)]
-            for pair, several in zip(own, texts, strict=True)
-        ]
-        kept.append(
-            [
-                (prompt, several[i])
-                for (prompt, _), several in zip(own, passing, strict=True)
-                for i in answers.distinct(several, options.threshold)
-            ]
-        )
-        first = [(prompt, several[0]) for (prompt, _), several in zip(own, texts, strict=True)]
-        unchecked.append(first[: len(kept[-1])])
-    found = {"seed": start}
-    for name, taught in (("gold", gold), ("unverified", unchecked), ("verified", kept)):
-        found[name] = writer.teach(
-            name,
-            or_else(taught, gold),
-            steps=options.steps,
-            start=start,
-            validation=validation,
-            right=right,
-        )
-    return {
-        name: {"accuracy": writer.accuracy(params, test, right)} for name, params in found.items()
-    }
+    sampled = writer.write(start, asked, samples=options.samples, temperature=0.8)
+    kept = each(passing, asked, sampled)
+    rest = {"steps": options.steps, "start": start, "validation": validation, "right": right}
+    taught = {"gold": gold, "unverified": each(first, asked, sampled, kept), "verified": kept}
+    found = {name: writer.teach(name, or_else(x, gold), **rest) for name, x in taught.items()}
+    return writer.accuracies({"seed": start, **found}, test, right)
+
+
+def _postfix_task(rng):
+    tree = _tree(rng)
+    return arithmetic.infix(tree) + "=", arithmetic.postfix(tree)
+
+
+def _tree(rng):
+    return arithmetic.drawn(rng, rng.integers(2, 5))
 
 
 def adversarial_rounds(bench):
@@ -70,34 +58,32 @@ def adversarial_rounds(bench):
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS, prompt=5, answer=4)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    pool = [[_task(rng, options.shares) for _ in range(options.pool)] for rng in rngs]
+    rngs, pool = parts(bench, lambda rng: _task(rng, options.shares), options.pool)
     validation, test = (
-        [[_answered(_task(rng, np.eye(3)[k % 3])) for k in range(count)] for rng in rngs]
-        for count in (options.validation, options.test)
+        [[_answered(_task(rng, np.ones(3) / 3)) for _ in range(size)] for rng in rngs]
+        for size in (options.validation, options.test)
     )
-    start = writer.teach(
-        "start", [[_answered(each) for each in own] for own in pool], steps=options.start_steps
-    )
-    found = {"start": start}
+
+    def grown(rng, own, texts, name):
+        scores = [_score(task, text) for task, (text,) in zip(own, texts, strict=True)]
+        hard = answers.is_hard(np.full(len(own), 10.0), scores)
+        hard = rng.permutation(hard) if name == "shuffled" else hard
+        return own + _new_tasks(rng, own, hard, name, options)
+
+    learned = [[_answered(task) for task in own] for own in pool]
+    found = {"start": writer.teach("start", learned, steps=options.start_steps)}
     for name in ("random", "hard", "hard_easy", "shuffled"):
-        params, cache = start, [list(own) for own in pool]
+        params, cache = found["start"], pool
         for turn in range(options.rounds):
-            written, taught = writer.write(params, cache), []
-            for seed, (own, texts) in enumerate(zip(cache, written, strict=True)):
-                rng = np.random.default_rng([seed, turn])
-                scores = [_score(each, text) for each, (text,) in zip(own, texts, strict=True)]
-                hard = answers.is_hard(np.full(len(own), 10.0), scores)
-                hard = rng.permutation(hard) if name == "shuffled" else hard
-                new = _new_tasks(rng, own, hard, name, options)
-                taught.append([_answered(each) for each in new])
-                own.extend(new)
+            texts = writer.write(params, cache)
+            cache = each(grown, rngs, cache, texts, [name] * len(rngs))
+            new = [[_answered(task) for task in own[-options.round :]] for own in cache]
+            label = name if turn == options.rounds - 1 else f"{name}/{turn}"
             params = writer.teach(
-                name if turn == options.rounds - 1 else f"{name}/{turn}", taught,
-                steps=options.steps, start=params, validation=validation,
-            )  # fmt: skip
+                label, new, steps=options.steps, start=params, validation=validation
+            )
         found[name] = params
-    return {name: {"accuracy": writer.accuracy(params, test)} for name, params in found.items()}
+    return writer.accuracies(found, test)
 
 
 def _task(rng, shares, digits=0):
@@ -148,97 +134,56 @@ def two_dialects(bench):
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS + "<>", prompt=14, answer=8)
-    rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    size = options.pairs // 3
+    sizes = (options.asked, options.pairs, options.pairs, options.validation, options.test)
+    rngs, source, trees, others, *held = parts(bench, _tree, *sizes)
+    asked, validation, test = ([[_poor(x, x) for x in own] for own in y] for y in (source, *held))
+    clean = [[(arithmetic.infix(x) + ">", arithmetic.postfix(x)) for x in own] for own in source]
 
     def right(prompt, answer, text):
         return arithmetic.prefix_value(text) == arithmetic.prefix_value(answer)
 
-    def poor(count, wrong=0.0):
-        found = []
-        for rng in rngs:
-            own, others = ([_tree(rng) for _ in range(count)] for _ in range(2))
-            found.append(
-                [
-                    _poor(b if rng.random() < wrong else a, a)
-                    for a, b in zip(own, others, strict=True)
-                ]
-            )
-        return found
+    def with_wrong(rng, own, other):
+        wrong = rng.random(len(own)) < options.wrong
+        return [_poor(b if w else a, a) for a, b, w in zip(own, other, wrong, strict=True)]
 
     def judged(params, draw):
-        """By seed and expression: the prompt, the answers that pass and those that fail."""
-        prompts = [[prompt for prompt, _ in own] for own in asked]
-        texts = writer.write(params, prompts, samples=options.samples, temperature=0.8, draw=draw)
-        return [
-            [
-                (
-                    pair[0],
-                    *(
-                        [x for x in dict.fromkeys(several) if right(*pair, x) == w]
-                        for w in (True, False)
-                    ),
-                )
-                for pair, several in zip(own, written, strict=True)
-            ]
-            for own, written in zip(asked, texts, strict=True)
-        ]
+        """By seed and expression: [(prompt, text), ...] that pass, and those that fail."""
+        texts = writer.write(params, asked, samples=options.samples, temperature=0.8, draw=draw)
 
-    sources = [[_tree(rng) for _ in range(options.asked)] for rng in rngs]
-    asked = [[_poor(x, x) for x in own] for own in sources]
-    clean = [[(arithmetic.infix(x) + ">", arithmetic.postfix(x)) for x in own] for own in sources]
-    noisy, validation, test = (
-        poor(options.pairs, options.wrong),
-        poor(options.validation),
-        poor(options.test),
-    )
-    checked = {"validation": validation, "right": right}
-    both = [own + others for own, others in zip(noisy, clean, strict=True)]
-    agent = writer.teach("agent", both, steps=options.agent_steps)
+        def told_apart(pair, several):
+            own = [(pair[0], x, right(*pair, x)) for x in dict.fromkeys(several)]
+            return [[(p, x) for p, x, passes in own if passes == w] for w in (True, False)]
+
+        return each(lambda own, several: each(told_apart, own, several), asked, texts)
+
+    noisy = each(with_wrong, rngs, trees, others)
+    rest = {"validation": validation, "right": right}
+    agent = writer.teach("agent", each(list.__add__, noisy, clean), steps=options.agent_steps)
     made = judged(agent, 0)
-    verified = or_else(
-        [[(prompt, x) for prompt, passing, _ in own for x in passing] for own in made], noisy
-    )
-    translated = {
-        "poor_only": noisy,
-        "unverified": [
-            [(prompt, x) for prompt, *both in own for several in both for x in several]
-            for own in made
-        ],
-        "verified": verified,
-        "memory": [
-            [own[i] for i in answers.distinct([x for _, x in own], options.threshold)]
-            for own in verified
-        ],
-    }
-    found = {"agent": agent}
-    for name, third in translated.items():
-        parts = [noisy, noisy if name == "poor_only" else clean, third]
-        taught = [
-            [own[k] for own in several for k in rng.choice(len(own), size)]
-            for rng, *several in zip(rngs, *parts, strict=True)
-        ]
-        found[name] = writer.teach(name, taught, steps=options.steps, start=agent, **checked)
-    start = found["verified"]
-    pairs = [
-        [
-            [(prompt, passing[0]), (prompt, failing[0])]
-            for prompt, passing, failing in own
-            if passing and failing
-        ]
-        for own in judged(start, 1)
+    verified = or_else([[x for passing, _ in own for x in passing] for own in made], noisy)
+    memory = [
+        [own[i] for i in answers.distinct([x for _, x in own], options.threshold)]
+        for own in verified
     ]
-    pairs = or_else(pairs, [[[own[0]] * 2] for own in noisy])
-    rest = {"steps": options.preference_steps, "start": start, **checked}
+    found = {"agent": agent}
+    for name, third in {
+        "poor_only": noisy,
+        "unverified": [[x for both in own for several in both for x in several] for own in made],
+        "verified": verified,
+        "memory": memory,
+    }.items():
+        mixed = each(
+            lambda rng, *own: [x[k] for x in own for k in rng.choice(len(x), options.pairs // 3)],
+            rngs, noisy, noisy if name == "poor_only" else clean, third,
+        )  # fmt: skip
+        found[name] = writer.teach(name, mixed, steps=options.steps, start=agent, **rest)
+    start = found["verified"]
+    pairs = [[(a[0], b[0]) for a, b in own if a and b] for own in judged(start, 1)]
+    rows = writer.candidates(start, or_else(pairs, [[own[:1] * 2] for own in noisy]))
+    rest |= {"steps": options.preference_steps, "start": start}
     found["longer"] = writer.teach("longer", verified, **rest)
-    found["dpo"] = writer.teach(
-        "dpo", verified, method=methods.dpo(), candidates=writer.candidates(start, pairs), **rest
-    )
-    return {name: {"accuracy": writer.accuracy(each, test, right)} for name, each in found.items()}
-
-
-def _tree(rng):
-    return arithmetic.drawn(rng, rng.integers(2, 5))
+    found["dpo"] = writer.teach("dpo", verified, method=methods.dpo(), candidates=rows, **rest)
+    return writer.accuracies(found, test, right)
 
 
 def _poor(answered, asked):
