@@ -53,7 +53,8 @@ def test_a_writer_teaches_every_seed_its_own_pairs(writer, taught):
     pairs, params = taught
     np.testing.assert_array_equal(writer.accuracy(params, [own[:2] for own in pairs]), [1, 1])
     assert writer.write(params, [["ab="], ["ab="]]) == [[["ab"]], [["b"]]]
-    drawn = writer.write(params, [["ab=", "a="]] * 2, samples=3, temperature=1.0)
+    drawn = writer.write(params, [["ab=", "a="]] * 2, samples=3, temperature=1.0, top_p=0.5)
+    assert drawn[1] == [["b"] * 3] * 2, "nothing else is in the likelier half"
     assert [len(several) for own in drawn for several in own] == [3] * 4
 
 

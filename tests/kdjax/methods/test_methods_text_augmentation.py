@@ -54,7 +54,7 @@ def mean_kl(student, tokens):
     return float(jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - own), -1)))
 
 
-def test_projection_finds_the_nearest_angle_and_keeps_special_tokens():
+def test_projected_augmentation_finds_the_nearest_angle_and_keeps_special_tokens():
     table = RNG.normal(size=(V, 4)).astype(np.float32)
     points = RNG.normal(size=(B, L, 4)).astype(np.float32)
     found = np.asarray(projected_tokens(points, table, TOKENS))
@@ -69,7 +69,7 @@ def test_projection_finds_the_nearest_angle_and_keeps_special_tokens():
     "method",
     [methods.augpro_fgsm(size=0.0), methods.swapped_kd(share=0.0), methods.augpro_fgsm(size=1e-6)],
 )
-def test_what_is_not_moved_is_the_text_itself(method):
+def test_projected_augmentation_of_what_is_not_moved_is_the_text_itself(method):
     student, metrics, _ = step(method)
     np.testing.assert_allclose(metrics["kd"], mean_kl(student, TOKENS), rtol=1e-4)
     np.testing.assert_allclose(metrics["made"], metrics["kd"], rtol=1e-5)
@@ -77,7 +77,7 @@ def test_what_is_not_moved_is_the_text_itself(method):
     assert "made" not in plain and plain["kd"] == pytest.approx(metrics["kd"], rel=1e-5)
 
 
-def test_augpro_fgsm_goes_up_the_teachers_loss():
+def test_projected_augmentation_goes_up_the_teachers_loss():
     method = methods.augpro_fgsm(size=30.0)
     table = WIDE["embedding"]
 
@@ -96,7 +96,7 @@ def test_augpro_fgsm_goes_up_the_teachers_loss():
 
 
 @pytest.mark.parametrize("method", [methods.augpro_mix(), methods.mix_kd(), methods.swapped_kd()])
-def test_texts_are_made_and_teach(method):
+def test_projected_augmentation_makes_texts_and_teach(method):
     _, metrics, after = step(method)
     assert metrics["made"] > 0 and metrics["made"] != pytest.approx(metrics["kd"], rel=1e-4)
     silent = step(method._replace(hyper={"weight": 0.0}))[2]
