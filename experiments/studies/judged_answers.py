@@ -13,6 +13,9 @@ def critic_feedback(bench):
 
     The critic knows the quality with noise and likes what it is shown first; `biased` likes long
     answers too, `random` knows nothing. Every row goes on from the imitation for as many steps.
+
+    Ravi, Huber, Shrivastava, Shwartz, Einolghozati, "Small But Funny: A Feedback-Driven Approach to
+    Humor Distillation", 2024, with 3 answers of the teacher and 6 candidates of the student.
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=12)

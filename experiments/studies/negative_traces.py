@@ -15,6 +15,10 @@ def negative_data(bench):
     that end rightly, from its distributions, the latter more where a model of the wrong traces would
     differ. `majority` and `weighted` are votes of the calibrated model's samples, the latter by a
     ranker that learned to tell all those traces from wrong ones.
+
+    Li, Yuan, Feng, Pan, Sun, Wang, Wang, Li, "Turning Dust into Gold: Distilling Complex Reasoning
+    Capabilities from LLMs by Leveraging Negative Data", 2024; whose positive model is gated with the
+    low-rank factors of the negative one, and here learns alone.
     """
     options = bench.options
     writer = Writer(bench, "0123456789+=,;", prompt=6, answer=10)

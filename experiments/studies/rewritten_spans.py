@@ -20,6 +20,9 @@ def span_rewriting(bench):
 
     Then all learn to mend lines with a wrong word, which is what they are tested by. `curriculum` has
     the larger model's fills, short and likely spans first.
+
+    Zhou, Ge, Xu, Li, Wei, "Improving Sequence-to-Sequence Pre-training via Sequence Span Rewriting",
+    2021, with fills drawn at top-p 0.9.
     """
     options = bench.options
     words, lines = _lines(options.words, options.longest)

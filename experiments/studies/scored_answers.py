@@ -15,6 +15,9 @@ def evaluator_supervision(bench):
     half way; `difficulty` weighs a target by how bad the generator's present answer is, `quality` by
     the target's own score, `shuffled` by that of another. Rows go on from the same model for as many
     steps; `noisy` ones have learned from targets of which a share is another name's.
+
+    Gabburo, Garg, Koncel-Kedziorski, Moschitti, "Learning Answer Generation using Supervision from
+    Automatic Question Answering Evaluators", 2023; the threshold and both weights are ours.
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=10)
@@ -126,6 +129,9 @@ def ranked_targets(bench):
 
     `weighted` multiplies a target's loss by the ranker's score of it; `shaped` writes the fifth of
     [0, 1] that a score is in before every candidate and, to be predicted first, before the target.
+
+    Gabburo, Koncel-Kedziorski, Garg, Soldaini, Moschitti, "Knowledge Transfer from Answer Ranking to
+    Answer Generation", 2022; there are five candidates of context, two here.
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS + "|01234", prompt=30, answer=8)

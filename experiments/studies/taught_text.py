@@ -20,6 +20,9 @@ def task_mixture(bench):
 
     Triggers are keywords, called functions and attributes, told by their first two letters; a prompt
     begins with what is asked: `i` the triggers, `c` the kinds that there are, `m` both, in pairs.
+
+    Anantheswaran, Gupta, Parmar, Luo, Baral, "EDM3: Event Detection as Multi-task Text Generation",
+    2023.
     """
     options = bench.options
     alphabet = _names.CHARACTERS + "().,:[] |?>"
@@ -83,6 +86,9 @@ def names_in_two_languages(bench):
     A sentence is an entity, a relation, a value. The target text tells other facts of every entity and
     those asked for of some; in `inserted` half of its entities, drawn for every pass anew, have their
     first name behind them, between marks that are not learned to be written. `replaced` has it instead.
+
+    Yamada, Ri, "LEIA: Facilitating Cross-Lingual Knowledge Transfer in Language Models with
+    Entity-based Data Augmentation", 2024, with names inserted with probability 0.5.
     """
     options = bench.options
     entities, relations, values = options.entities, options.relations, options.attributes
@@ -143,6 +149,9 @@ def relations_of_names(bench):
     The teacher knows other functions' modules and answers three relations: the module, the first word,
     the number of words; its surer half is kept. `transferred` fills a masked tail or a masked part of
     the name (half each) and names the relation between both; `infilling` fills parts of names alone.
+
+    Zhou, Le Bras, Choi, "Commonsense Knowledge Transfer for Pre-trained Language Models", 2023; what
+    is masked and what is kept is a reconstruction.
     """
     options = bench.options
     writer = Writer(bench, _names.CHARACTERS + "0123456789?@^+:#", prompt=27, answer=9)

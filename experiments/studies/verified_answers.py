@@ -12,6 +12,9 @@ def verified_translation(bench):
     """Infix to postfix: a model goes on with its own translations, those that evaluate right or any.
 
     Of `samples` candidates to an expression the first near duplicates are dropped too.
+
+    Cassano et al., "Knowledge Transfer from High-Resource to Low-Resource Programming Languages for
+    Code LLMs", 2024, with 50 candidates at temperature 0.8 and a ROUGE-L of 0.6.
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS, prompt=14, answer=8)
@@ -55,6 +58,9 @@ def adversarial_rounds(bench):
     The referee's scores are exact: 10 for the teacher, ten times the share of right characters for the
     student. A hard prompt asks for a new one of its operator and length, an easy one for a rare
     operator; a prompt that there is already is drawn again. The new prompts alone are learned next.
+
+    Jiang, Chan, Chen, Wang, "Lion: Adversarial Distillation of Closed-Source Large Language Model",
+    2023, with a pool of 52,000 and three rounds of 3,000 hard and 3,000 easy prompts.
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS, prompt=5, answer=4)
@@ -131,6 +137,8 @@ def two_dialects(bench):
     A prompt is the expression and the dialect. An agent that learned both translates the clean data's
     expressions into the poor dialect; a test runner tells what passes. Every student goes on from the
     agent with as many pairs; the last learns from a passing and a failing answer of its own to each.
+
+    Yang et al., "Multi-Agent Collaboration for Multilingual Code Instruction Tuning", 2025.
     """
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS + "<>", prompt=14, answer=8)

@@ -40,8 +40,8 @@ def token_kd_alone() -> Method:
 def augpro_mix(*, weight: float = 1.0) -> Method:
     r"""Texts between two of the batch: :math:`\lambda E[x_i] + (1 - \lambda) E[x_j]`, projected.
 
-    λ is uniform. Wang, Jiang, Wang, Liu, Sun, Vasilescu and others, "Augmentation with Projection:
-    Towards an Effective and Efficient Data Augmentation Paradigm for Distillation", 2023; the table is
+    λ is uniform. Wang, Wu, Liu, Liu, Hou, Yu, Li, Ji, "Augmentation with Projection: Towards an
+    Effective and Efficient Data Augmentation Paradigm for Distillation", 2023; the table is
     the teacher's here.
     """
 
