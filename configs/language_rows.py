@@ -147,7 +147,7 @@ def branch_merge() -> ConfigDict:
 
 
 def rapid() -> ConfigDict:
-    """S136: 128 tokens of context read by a network of 32, and a draft of what is retrieved of them."""
+    """S136: 128 tokens of context, and a draft that reads what is retrieved of them, 32 tokens."""
     options = {
         "domains": DOMAINS[:3],
         **CORPUS,
@@ -168,9 +168,10 @@ def rapid() -> ConfigDict:
         },
         options={
             **options,
-            "batch": 16,
-            "steps": 500,
-            "context": 128,
+            "length": 128,
+            "batch": 4,
+            "steps": 600,
+            "read": 32,
             "contexts": 256,
             "chunks": 2,
             "chunk": 8,

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def a2d() -> ConfigDict:
-    """S185: the words of a name from the last to the first; a teacher's maps under a trained map of heads."""
+    """S185: kinds of characters; a teacher's answers, and its maps under a trained map of heads."""
     rows = {
         "alone": {"aligner": "", "weight": 0.0},
         "kd": {"aligner": ""},
@@ -32,22 +32,18 @@ def a2d() -> ConfigDict:
         rows=["teacher", *rows],
         claims={"a2d": measured.claim("a2d", ["kd", "last_layer", "alone"])},
         options={
+            **CHARACTERS,
             "methods": rows,
-            "length": 16,
-            "examples": 2400,
-            "evaluated": 400,
-            "heads": 4,
+            "windows_read": 4000,
+            "labelled": 500,
             "teacher_width": 64,
             "teacher_depth": 2,
-            "teacher_steps": 2000,
+            "teacher_steps": 1500,
             "width": 32,
             "depth": 1,
-            "steps": 500,
-            "batch": 16,
-            "rate": 3e-3,
-            "epoch": 100,
+            "epoch": 60,
         },
-        data=f"names in {SOURCES}",
+        data=SOURCES,
         grid=dict.fromkeys(rows, RATES),
     )
 

@@ -123,7 +123,7 @@ def measured_text(rows, claims, grid=None, **changes) -> ConfigDict:
     """
     config = text(rows={"kd": KD, **rows})
     run = config.run
-    run.seeds, run.steps, run.batch = 10, 300, 8
+    run.seeds, run.steps, run.batch = 10, 600, 8
     run.data.length, run.data.evaluated, run.tokenizer.vocabulary = 32, 128, 384
     run.teacher.update({"steps": 1500, "batch": 32})
     run.teacher.network = small_decoder(depth=2, width=64, heads=4)

@@ -107,8 +107,8 @@ def merged_branches(bench):
 def retrieved_drafts(bench):
     """Long contexts read whole, by a draft that sees what is retrieved of them, or by both (RAPID).
 
-    The same network is draft and target, trained on rows as long as what the draft reads; the target
-    reads several times as much. All numbers are those of the distributions themselves, over the next
+    The same network is draft and target, trained on rows as long as what the target reads; the draft
+    reads a part of it. All numbers are those of the distributions themselves, over the next
     tokens of held-out text: nothing is drawn.
     """
     options, corpus = bench.options, _text.read_corpus(bench.options)
@@ -148,16 +148,16 @@ def retrieved_drafts(bench):
 
 
 def _contexts(tokens, options):
-    """(whole contexts `[N, C]`, what drafts read `[N, L]`, the next tokens `[N, k]`) of held-out text.
+    """(whole contexts `[N, L]`, what drafts read `[N, read]`, the next tokens `[N, k]`) of held-out text.
 
     A draft reads the chunks of the context that share the most pairs of tokens with its end, in their
     order, then the end; both go on with the text itself up to the k-th token.
     """
-    size, drafted = options.context, options.drafted
+    size, drafted = options.length, options.drafted
     whole = tokens.reshape(-1)
     whole = whole[: len(whole) // (size + 1) * (size + 1)].reshape(-1, size + 1)
     whole = whole[np.arange(options.contexts) * len(whole) // options.contexts]
-    recent = options.length - options.chunks * options.chunk
+    recent = options.read - options.chunks * options.chunk
     pairs = whole[:, :-1] * np.int64(tokens.max() + 1) + whole[:, 1:]
     short = []
     for row, own in zip(whole, pairs, strict=True):

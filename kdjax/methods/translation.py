@@ -1,8 +1,8 @@
-"""Encoder-decoders that learn from a teacher's answers and from where it looks.
+"""Encoder-decoders, or encoders, that learn from a teacher's answers and from where it looks.
 
-`batch["sequence"]` holds `tokens` `[B, L]` and their `mask`, `targets` `[B, M]`, what the decoder reads,
-with `target_mask`, `labels` `[B, M]`, what follows them, and of the teacher `logits` `[B, M, V]` and
-`attention` `[B, H, L, L]`, the maps of all heads of its encoder.
+`batch["sequence"]` holds `tokens` `[B, L]` and their `mask`; for a decoder `targets` `[B, M]`, what it
+reads; `labels` `[B, M]`, what is asked, with `target_mask`, where; and of the teacher `logits` `[B, M, V]`
+and `attention` `[B, H, L, L]`, the maps of all heads of its encoder.
 """
 
 import functools
@@ -82,7 +82,7 @@ def a2d(
 
     def objective(scope):
         rows = scope.batch["sequence"]
-        outputs, model = scope.apply("student", {name: rows[name] for name in INPUTS})
+        outputs, model = scope.apply("student", {k: rows[k] for k in INPUTS if k in rows})
         logits, where = outputs.logits, rows["target_mask"]
         classes = logits.shape[-1]
         smooth = (1 - smoothing) * jax.nn.one_hot(rows["labels"], classes) + smoothing / classes

@@ -3,12 +3,12 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.studies import language, speech, tagging
+from experiments.studies import language, speech, spelling, tagging
 
 
 def test_retrieved_drafts_read_the_chunks_that_share_most_with_the_end_and_the_end_itself():
     options = ConfigDict(
-        {"context": 20, "contexts": 1, "drafted": 2, "length": 12, "chunks": 2, "chunk": 3}
+        {"length": 20, "contexts": 1, "drafted": 2, "read": 12, "chunks": 2, "chunk": 3}
     )
     tokens = np.arange(100, 121)
     # The end is the last 6 of 20; what is drafted, the last two of them, is no part of the query.
@@ -29,20 +29,20 @@ def test_neighbouring_context_labels_every_character_by_its_token():
 
 
 def test_spelling_rules_spoil_a_word_each_in_its_own_way():
-    assert [tagging._spoiled("caching", rule) for rule in range(7)] == [
+    assert [spelling._spoiled("caching", rule) for rule in range(7)] == [
         "caching", "cacching", "cching", "cahcing", "ceching", "cachings", "kakhing",
     ]  # fmt: skip
-    assert tagging._spoiled("by", 2) == "by"
+    assert spelling._spoiled("by", 2) == "by"
     options = ConfigDict({"length": 8, "spoiled": 1.0, "windows_read": 9})
     words = ["caching", "dog", "cat"] * 20
-    rows = tagging._windows(words, options, np.random.default_rng(0))
+    rows = spelling._windows(words, options, np.random.default_rng(0))
     assert rows["tokens"].shape == (9, 8)
     assert ((rows["labels"] > 0) <= rows["ends"]).all() and (rows["labels"] > 0).sum() > 8
     perfect = rows["labels"][None]
-    assert tagging._f_half(perfect, rows) == 1
+    assert spelling._f_half(perfect, rows) == 1
     # Twice as many are said as are right: precision 1/2, recall 1.
     both = {"labels": np.array([[1, 0]]), "ends": np.ones((1, 2), bool)}
-    np.testing.assert_allclose(tagging._f_half(np.array([[[1, 2]]]), both), 1.25 * 0.5 / 1.125)
+    np.testing.assert_allclose(spelling._f_half(np.array([[[1, 2]]]), both), 1.25 * 0.5 / 1.125)
 
 
 def test_transcribed_strips_are_scored_by_edits_of_collapsed_paths():
