@@ -14,7 +14,7 @@ from configs import measured
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, rkd)
+    return measured.chosen(arg, rkd, trg)
 
 
 def rkd() -> ConfigDict:
@@ -26,4 +26,20 @@ def rkd() -> ConfigDict:
         grid={"rkd": grid, "hint": measured.HINT_GRID},
         claims={"rkd": measured.claim("rkd", over=["alone", "hint", "kd"])},
         **measured.FEW_LABELS,
+    )
+
+
+def trg() -> ConfigDict:
+    """S035: relations among the tokens of a batch, against relations of examples and plain KD."""
+    grid = {"rate": measured.RATES, "weight": (0.1, 1.0)}
+    own = {"method": "trg", **measured.TOKENS, "weight": 1.0, "cooling_steps": 300}
+    embedding = {"student_feature": "embedding", "teacher_feature": "embedding"}
+    return measured.classification(
+        rows={
+            "trg": own,
+            "rkd": {"method": "rkd", **embedding, "distance_weight": 25.0, "angle_weight": 50.0},
+        },
+        grid={"trg": grid, "rkd": {"rate": measured.RATES, "distance_weight": (2.5, 25.0)}},
+        claims={"trg": measured.claim("trg", over=["rkd", "kd"])},
+        **measured.TRANSFORMERS,
     )

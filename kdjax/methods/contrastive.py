@@ -1,9 +1,17 @@
-"""Methods that tell an example's own teacher embedding from those of other examples."""
+"""Methods that tell an example's own teacher embedding, or its regions', from those of others."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from kdjax.losses import noise_contrastive_estimation, transported_cost
+from kdjax.losses import (
+    categorised_contrast,
+    info_nce,
+    noise_contrastive_estimation,
+    softened_kl_divergence,
+    transported_cost,
+)
 from kdjax.losses._arrays import check_not_negative, check_positive, unit
 from kdjax.methods import classification
 from kdjax.networks.projectors import PROJECTED, linear_projector
@@ -117,3 +125,96 @@ def _candidates(rows):
     """`[B, B, D]`: for every example its own row first, then those of the others."""
     size = len(rows)
     return rows[(jnp.arange(size)[:, None] + jnp.arange(size)[None]) % size]
+
+
+def msdcrd(
+    *,
+    student_feature: str,
+    teacher_feature: str,
+    windows: tuple[int, ...] = (1, 2, 4),
+    temperature: float = 0.1,
+    kd_temperature: float = 4.0,
+    kd_weight: float = 1.0,
+    weight: float = 1.0,
+    channels: bool = True,
+) -> Method:
+    """Cross-entropy + KD + contrasts of the regions of two feature maps, at several window sizes.
+
+    A linear head takes the student's maps to the teacher's width. For every window size both maps are
+    averaged over windows; a region is consistent if the teacher's own head gives it the class that the
+    teacher gives the image, else complementary. A region is told from the regions of other images of
+    its category, and, with `channels`, a channel over the regions of a category from other channels.
+    There is no bank: everything comes from one batch. With the whole map as the only window and
+    without `channels` it is InfoNCE between the images' embeddings.
+
+    Features are maps `[B, H, W, C]` or patch tokens behind one class token `[B, 1 + N, C]` on a square
+    grid; the teacher's parameters have a dense `head` that reads the mean of the map.
+
+    Wang et al., "Contrastive Representation Distillation via Multi-Scale Feature Decoupling", 2025
+    (MSDCRD, arXiv 2502.05835); the formulas and the numbers are a reconstruction from its summaries.
+    """
+    check_positive(temperature=temperature, kd_temperature=kd_temperature)
+    check_not_negative(kd_weight=kd_weight, weight=weight)
+
+    def head(shapes):
+        student, teacher = (shapes[side].features for side in SIDES)
+        wanted = jax.ShapeDtypeStruct(
+            (*student[student_feature].shape[:-1], teacher[teacher_feature].shape[-1]), jnp.float32
+        )
+        pair = (student_feature, "wanted")
+        return linear_projector(student, {"wanted": wanted}, pair=pair), student[student_feature]
+
+    def objective(scope):
+        student, teacher, updates = classification.transfer_pass(scope)
+        aligned, _ = scope.apply("projector", student.features[student_feature])
+        maps = [aligned.features[PROJECTED], teacher.features[teacher_feature]]
+        s, t, logits = scope.gather([*map(_grid, maps), teacher.logits])
+        classify = scope.frozen["teacher"]["head"]
+        values = jnp.zeros(())
+        for window in windows:
+            regions = [_windows(x, window) for x in (s, t)]
+            count = len(regions[0]) // len(s)
+            owners = jnp.repeat(jnp.arange(len(s)), count)
+            chosen = jnp.argmax(regions[1] @ classify["kernel"] + classify["bias"][None], axis=-1)
+            consistent = chosen == jnp.repeat(jnp.argmax(logits, axis=-1), count)
+            categories = consistent.astype(jnp.int32)
+            values += jnp.mean(
+                categorised_contrast(*regions, categories, owners, temperature=temperature)
+            )
+            for category in (consistent, ~consistent) if channels else ():
+                columns = [jnp.where(category[:, None], x, 0).T for x in regions]
+                values += jnp.mean(info_nce(*columns, temperature=temperature)) / 2
+        taught = softened_kl_divergence(student.logits, teacher.logits, temperature=kd_temperature)
+        labels, _ = classification.label_term(scope)
+        terms = {
+            "kd": term(taught, weight=kd_weight),
+            "contrast": term(
+                values[None], weight=scope.hyper["weight"], couples=True, gathered=True
+            ),
+        }
+        return {**labels, **terms}, updates
+
+    return Method(
+        players={"projector": head},
+        phases=(Phase(objective, ("student", "projector")),),
+        hyper={"weight": weight},
+    )
+
+
+def _grid(x):
+    """`[B, H, W, C]` of maps as they are, or of patch tokens behind a class token."""
+    if x.ndim == 4:
+        return x
+    side = math.isqrt(x.shape[1] - 1)
+    if side**2 != x.shape[1] - 1:
+        raise ValueError(f"a feature of shape {x.shape} is no class token and a square of patches")
+    return x[:, 1:].reshape(len(x), side, side, x.shape[-1])
+
+
+def _windows(x, size):
+    """Means over windows of `size` squared, `[B · (H / size) · (W / size), C]`."""
+    b, height, width, c = x.shape
+    if height % size or width % size:
+        raise ValueError(f"windows of {size} must divide the map of {height} by {width}")
+    blocks = x.reshape(b, height // size, size, width // size, size, c)
+    return blocks.mean((2, 4)).reshape(-1, c)

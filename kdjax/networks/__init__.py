@@ -31,6 +31,10 @@ from kdjax.networks.encoder import (
     encoder_transformer,
 )
 from kdjax.networks.encoder_decoder import encoder_decoder_transformer
+from kdjax.networks.experts import (
+    cosine_heads,
+    fused_experts,
+)
 from kdjax.networks.fingerprint import fingerprint
 from kdjax.networks.imagenet_resnet import (
     imagenet_resnet,
@@ -45,20 +49,29 @@ from kdjax.networks.low_rank import (
     merged,
 )
 from kdjax.networks.mlp import multilayer_perceptron
+from kdjax.networks.modules import modular_decoder
 from kdjax.networks.network import (
     Network,
     Outputs,
 )
+from kdjax.networks.pair_scorer import pair_scorer
+from kdjax.networks.patch_segmenter import patch_segmenter
+from kdjax.networks.path_ensemble import path_ensemble
+from kdjax.networks.points import field_decoder, point_encoder
 from kdjax.networks.projectors import (
     convolution_projector,
     identity_projector,
     linear_projector,
 )
+from kdjax.networks.routed import routed_perceptron
+from kdjax.networks.search_head import search_head
+from kdjax.networks.side_by_side import side_by_side
 from kdjax.networks.sizes import (
     count_parameters,
     output_shapes,
     variable_shapes,
 )
+from kdjax.networks.unfolded_cnn import unfolded_cnn
 from kdjax.networks.vit import (
     vision_transformer,
     vit_base16,

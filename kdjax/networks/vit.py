@@ -62,8 +62,9 @@ class VisionTransformer(nn.Module):
 
     Positions are learned for the image size that the network is created with. `classes` None gives no
     logits. `distillation` adds the distillation token; `distillation_head` its head. `pooler` puts a
-    dense layer with a tanh behind the class token. `hidden` None is four times the width. `remat`
-    recomputes each block in the backward pass.
+    dense layer with a tanh behind the class token; `mean_pool` lets the head read the mean of the
+    patches in its place. `hidden` None is four times the width. `remat` recomputes each block in the
+    backward pass.
     """
 
     classes: int | None
@@ -79,6 +80,7 @@ class VisionTransformer(nn.Module):
     distillation: bool = False
     distillation_head: bool = False
     pooler: bool = False
+    mean_pool: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: bool = False
@@ -106,7 +108,8 @@ class VisionTransformer(nn.Module):
             x, inside = block(**options, train=train, name=f"block{i}")(x)
             features |= {f"block{i}": x, **inside.features(i)}
         x = nn.LayerNorm(epsilon=self.epsilon, name="norm", **precision)(x)
-        embedding = x[:, 0]
+        patch_tokens = x[:, len(tokens) :]
+        embedding = patch_tokens.mean(axis=1) if self.mean_pool else x[:, 0]
         if self.pooler:
             embedding = jnp.tanh(nn.Dense(self.width, name="pooler", **precision)(embedding))
         features |= {"tokens": x, "cls": x[:, 0], "embedding": embedding}
