@@ -1,0 +1,32 @@
+"""Canvases: pixels are labelled as drawn; segments partition an image, and the inner ones are ahead."""
+
+import numpy as np
+
+from experiments import canvases, probes
+from kdjax.data import sources
+
+
+def test_canvases_label_the_pixels_of_their_digit_and_find_it_inside():
+    rng = np.random.default_rng(0)
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    images[:, 1:7, 2:6] = rng.integers(150, 255, (20, 6, 4, 1))
+    source = sources.load_arrays(name="boxes", image=images, label=np.arange(20) % 4)
+    drawn = canvases.draw(source, 12, 14, digit_size=8, digits=3, contrast=0.0)
+    assert drawn.image.shape == (12, 14, 14, 1) and drawn.mask.shape == (12, 14, 14)
+    for mask, digit, image in zip(drawn.mask, drawn.digit, drawn.image[..., 0], strict=True):
+        assert digit < 3 and set(np.unique(mask)) == {0, digit + 1} and (mask > 0).sum() == 24
+        assert image[mask > 0].min() > image[mask == 0].mean()
+    parts = canvases.segments(drawn.image, 4)
+    ahead = canvases.inner_segments(parts, 4, 1)
+    assert parts.min() >= 0 and parts.max() < 4 and (ahead.sum(1) == 1).all()
+    inside = np.take_along_axis(ahead, parts.reshape(12, -1), axis=1).reshape(parts.shape)
+    assert (drawn.mask[inside] > 0).mean() > 0.6 > 2 * (drawn.mask > 0).mean()
+
+
+def test_a_probe_recovers_labels_that_are_linear_in_the_features():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 300, 3)) * [1.0, 5.0, 0.1] + 4
+    labels = (x[0, :, 1] > 4).astype(int)
+    given = probes.probe(np.stack([x[0], x[0]]), np.stack([x[0], -x[0]]), labels)
+    assert given.shape == (2, 300)
+    assert (given[0] == labels).mean() > 0.95 and (given[1] == labels).mean() < 0.6
