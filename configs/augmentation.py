@@ -14,7 +14,31 @@ from configs import measured
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, sla)
+    return measured.chosen(arg, hard, sla)
+
+
+def hard() -> ConfigDict:
+    """S220: learned shifts under a shift-equivariant teacher, against no shifts and drawn ones."""
+    weighed = {"rate": measured.RATES, "disagree_weight": (0.3, 1.0)}
+    return measured.study(
+        "learned_shifts",
+        rows=["kd", "random", "unsteady", "teacher", "hard"],
+        claims={
+            "shifted": measured.claim("hard", ["kd", "random"], "shifted"),
+            "steadiness": measured.claim("hard", ["unsteady"], "teacher_shifted"),
+        },
+        options={
+            "size": 8, "reach": 2.5, "images": 2000, "steps": 300, "batch": 32, "rate": 2e-3,
+            "widths": (64,), "teacher": {"widths": (8, 12, 16), "strides": (1, 2, 2)}, "teacher_steps": 1000,
+        },
+        data=measured.MNIST,
+        grid={
+            "kd": measured.ALONE,
+            "random": measured.ALONE,
+            "unsteady": weighed,
+            "hard": weighed,
+        },
+    )  # fmt: skip
 
 
 def sla() -> ConfigDict:
