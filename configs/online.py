@@ -1,4 +1,4 @@
-"""The catalogue's methods whose teacher learns too, each on the protocol of `configs/measured.py`.
+"""The catalogue's methods whose teachers learn too, or answer to what the student fails on.
 
     python -m tools.catalogue run bd_kd
     python -m experiments.distill --config=configs/online.py:bd_kd --workdir=runs/catalogue/bd_kd
@@ -14,7 +14,8 @@ from configs import measured
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, bd_kd, pesf_kd)
+    recipes = (bd_kd, cnn_vit_collaborative_segmentation, comd, mokd, pesf_kd, shike)
+    return measured.chosen(arg, *recipes)
 
 
 def bd_kd() -> ConfigDict:
@@ -41,3 +42,89 @@ def pesf_kd() -> ConfigDict:
         grid={"pesf_kd": {"rate": measured.RATES, "weight": (1.0, 9.0)}},
         claims={"pesf_kd": measured.claim("pesf_kd", over=["kd", "alone"])},
     )
+
+
+def shike() -> ConfigDict:
+    """S048: experts that teach each other about wrong classes, on a long-tailed subset of MNIST."""
+    shared = ["alone", "balanced", "mutual"]
+    weighed = {"rate": measured.RATES, "peer_weight": (0.3, 1.0)}
+    return measured.study(
+        "long_tailed_experts",
+        rows=[*shared, "shike"],
+        claims={
+            "few": measured.claim("shike", shared, "few"),
+            "accuracy": measured.claim("shike", shared),
+        },
+        options={
+            "size": 14, "width": 32, "imbalance": 100.0, "most": 500,
+            "first_steps": 500, "last_steps": 100, "batch": 64, "rate": 1e-3, "head_rate": 3e-2,
+        },
+        data=measured.MNIST,
+        grid={
+            "alone": measured.ALONE,
+            "balanced": measured.ALONE,
+            "mutual": weighed,
+            "shike": {"rate": measured.RATES, "negative_weight": (1.0, 10.0)},
+        },
+    )  # fmt: skip
+
+
+def comd() -> ConfigDict:
+    """S074: the teacher answers about what the student fails on, against drawn images and one shot."""
+    others = ["random", "single", "kd"]
+    return measured.study(
+        "competitive_rounds",
+        rows=[*others, "difficult", "shuffled", "teacher", "comd"],
+        claims={
+            "accuracy": measured.claim("comd", others),
+            "gaps": measured.claim("comd", ["shuffled"]),
+            "forgotten": measured.claim("comd", ["difficult"], "forgotten", "lower"),
+        },
+        options={
+            "size": 14, "images": 400, "copies": 12, "added": 300, "threshold": 1.0,
+            "rounds": 4, "round_steps": 150, "batch": 64, "rate": 3e-3, "widths": (16,),
+            "teacher": {"widths": (256,)}, "teacher_steps": 600,
+        },
+        data=measured.MNIST,
+    )  # fmt: skip
+
+
+def mokd() -> ConfigDict:
+    """S186: two networks that learn without labels together, against each by itself."""
+    rates = {"rate": measured.RATES}
+    return measured.study(
+        "online_views",
+        rows=["untrained", "alone", "mokd"],
+        claims={name: measured.claim("mokd", ["alone"], name) for name in ("first", "second")},
+        options={
+            "size": 8, "width": 24, "patch": 4, "reach": 1.0, "hidden_share": 0.2, "noise": 0.2,
+            "steps": 250, "batch": 32, "rate": 1e-3, "probed": 500,
+        },
+        data=measured.MNIST,
+        grid={"alone": rates, "mokd": rates},
+    )  # fmt: skip
+
+
+def cnn_vit_collaborative_segmentation() -> ConfigDict:
+    """S109: peers that label pixels, each taught where the other is reliable, against mutual learning."""
+    weighed = {"rate": (1.0, 3.0), "pixel_weight": (0.3, 1.0)}
+    return measured.study(
+        "collaborative_pixels",
+        rows=["independent", "mutual", "pixels", "collaborative"],
+        claims={
+            "both": measured.claim("collaborative", ["mutual", "independent"], "both"),
+            "selective": measured.claim("pixels", ["mutual"], "both"),
+        },
+        options={
+            "size": 12, "digit_size": 8, "digits": 5, "images": 500, "held": 450,
+            "widths": (12, 16, 16), "strides": (1, 2, 2), "patch": 3, "width": 24, "regions": 4,
+            "steps": 300, "batch": 16, "rate": 2e-3,
+        },
+        data=measured.MNIST,
+        grid={
+            "independent": {"rate": (0.5, 1.0, 2.0, 3.0)},
+            "mutual": weighed,
+            "pixels": weighed,
+            "collaborative": weighed,
+        },
+    )  # fmt: skip
