@@ -2,6 +2,7 @@
 
     python -m tools.catalogue run dot
     python -m experiments.distill --config=configs/logits.py:dot --workdir=runs/catalogue/dot
+    python -m experiments.study --config=configs/logits.py:cumulative_spatial --workdir=runs/cskd
 
 The recipes are the functions below; the measured results are in `configs/README.md`. One takes one
 to two minutes on two cores; `configs/logits.py:dot,tiny` some seconds.
@@ -17,11 +18,14 @@ def get_config(arg: str = "") -> ConfigDict:
     return measured.chosen(
         arg,
         born_again,
+        cumulative_spatial,
         dot,
         empsel,
         fantastic_gains,
         guided_self_distillation,
         map_k_self_distillation,
+        robustify,
+        stored_views,
     )
 
 
@@ -134,3 +138,72 @@ def map_k_self_distillation() -> ConfigDict:
         claims={"reliable": measured.claim("reliable", over=["trusting", "alone"])},
         **measured.FEW_LABELS,
     )
+
+
+def cumulative_spatial() -> ConfigDict:
+    """S056: what a convolutional teacher says at each place, for a transformer's patches."""
+    grid = {"rate": (0.5, 1.0, 2.0), "weight": (0.3, 0.7)}
+    return measured.study(
+        "spatial_logits",
+        rows=["teacher", "alone", "deit", "spatial", "cumulative"],
+        claims={
+            "cumulative": measured.claim("cumulative", over=["deit", "alone"]),
+            "fusion": measured.claim("cumulative", over=["spatial"]),
+        },
+        options={
+            "size": 16, "patch": 4, "width": 32, "depth": 2, "heads": 2, "labelled": 500, "batch": 32,
+            "rate": 2e-3, "teacher_steps": 400, "steps": 500,
+        },
+        data=measured.MNIST,
+        grid={
+            "alone": {"rate": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)},
+            "deit": grid,
+            "spatial": grid,
+            "cumulative": grid,
+        },
+    )  # fmt: skip
+
+
+def robustify() -> ConfigDict:
+    """S121: a small robust network teaches a large one's last layers, a clean and a robust head."""
+    grid = {"rate": (0.3, 1.0, 3.0), "weight": (0.3, 1.0)}
+    rates = {"rate": (0.03, 0.1, 0.3, 1.0, 2.0, 3.0)}
+    corrupted = {"metric": "corrupted"}
+    return measured.study(
+        "robust_heads",
+        rows=["teacher", "pretrained", "linear", "full", "single", "three", "oracle"],
+        claims={
+            "robust": measured.claim("three", over=["pretrained", "linear"], **corrupted),
+            "clean": measured.claim("three", over=["single"], metric="clean"),
+            "kept": measured.claim(
+                "three", over=["pretrained"], metric="clean", direction="equal", margin=0.01
+            ),
+        },
+        options={
+            "size": 16, "width": 256, "teacher": 64, "noise": 1.0, "shift": 3, "percentile": 90.0,
+            "batch": 64, "rate": 1e-3, "teacher_steps": 1000, "steps": 300,
+        },
+        data=measured.MNIST,
+        grid={"linear": rates, "full": rates, "single": grid, "three": grid},
+    )  # fmt: skip
+
+
+def stored_views() -> ConfigDict:
+    """S110: a teacher's best classes for ten views of every image, stored once, against the live one."""
+    rates = {"rate": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
+    return measured.study(
+        "replayed_views",
+        rows=["teacher", "alone", "live", "sparse", "renormalised", "wrong"],
+        claims={
+            "same": measured.claim("sparse", over=["live"], direction="equal", margin=0.01),
+            "seed": measured.claim("sparse", over=["wrong"]),
+            "labels": measured.claim("sparse", over=["alone"]),
+        },
+        options={
+            "size": 16, "images": 1000, "views": 10, "kept": 3, "shift": 3, "mixed": 0.4,
+            "student": 32, "teacher": 256, "batch": 64, "rate": 3e-3, "teacher_steps": 1500,
+            "steps": 600,
+        },
+        data=measured.MNIST,
+        grid={name: rates for name in ("alone", "live", "sparse", "renormalised", "wrong")},
+    )  # fmt: skip

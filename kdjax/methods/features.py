@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from kdjax.losses import feature_hint, kernel_matching
-from kdjax.losses._arrays import check_fraction, check_not_negative
+from kdjax.losses import feature_hint, kernel_matching, layer_normalised_hint
+from kdjax.losses._arrays import check_at_least_one, check_fraction, check_not_negative
 from kdjax.methods import classification
 from kdjax.networks.adapters import from_function
+from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.network import Outputs
 from kdjax.networks.projectors import PROJECTED, linear_projector
+from kdjax.networks.side_by_side import JOINED
 from kdjax.train.method import Method, Phase, term
 
 
@@ -73,3 +76,121 @@ def aft(*, student_feature: str, teacher_feature: str, weight: float = 1.0) -> M
 
     phase = Phase(objective, ("student", "gates"))
     return Method(players={"gates": gates}, phases=(phase,), hyper={"weight": weight})
+
+
+def teacher_class(*, teacher_feature: str, labels: float = 0.0) -> Method:
+    """A class of students: each regresses its chunk of the teacher's vector, without labels.
+
+    The student gives the chunks of its members as `joined`, see `networks.side_by_side`. With `labels`
+    w, (1 - w) · the squared error of the joined vector + w · cross-entropy of the teacher's own last
+    layer, frozen, on it: the optional fine-tuning of all members together.
+
+    Malik, Mohbat, Haider, Rasheed, Taj, "Teacher-Class Network: A Neural Network Compression
+    Mechanism", 2021, who give all members together no more parameters than the single student.
+    """
+    check_fraction(labels=labels)
+
+    def objective(scope):
+        student, teacher, updates = classification.transfer_pass(scope)
+        joined, share = student.features[JOINED], scope.hyper["labels"]
+        values = feature_hint(joined, teacher.features[teacher_feature])
+        head = scope.frozen["teacher"]["head"]
+        right = optax.softmax_cross_entropy_with_integer_labels(
+            through_head(joined, head), classification.transfer_batch(scope)["label"]
+        )
+        return {
+            "chunks": term(values, weight=1 - share),
+            "labels": term(right, weight=share),
+        }, updates
+
+    phase = Phase(objective, ("student",))
+    return Method(players={}, phases=(phase,), hyper={"labels": labels})
+
+
+def through_head(feature, head):
+    """The logits `[..., C]` of a dense layer `{"kernel", "bias"}` on a feature `[..., D]`."""
+    bias = head["bias"].reshape((1,) * (feature.ndim - 1) + (-1,))
+    return jnp.einsum("...d,dc->...c", feature, head["kernel"]) + bias
+
+
+def talking_models(
+    *,
+    low: str,
+    high: str,
+    rounds: int = 1,
+    weight: float = 1.0,
+    interaction: float = 1.0,
+    message: int = 32,
+) -> Method:
+    """Cross-entropy + weight · (interaction · L_I + message consistency + state consistency).
+
+    The student encodes its low state as a message, the teacher decodes it at its own low layer, goes
+    through its layers to the high one (the frozen network `interpreter`) and answers with a message
+    that the student decodes. L_I: the student's high state follows the decoded answer. Message
+    consistency: both models encode the high states as one message, and the low ones. State
+    consistency: a decoded state is like the receiver's own. The next round starts from the answer.
+    Encoders and decoders have a hidden layer, train with the student and are dropped afterwards; the
+    distances are between normalised states. `low` and `high` name features of both models.
+
+    Zhao, Liu, Gui, An, Hong, Chi, "Talking Models: Distill Pre-trained Knowledge to Downstream Models via
+    Interactive Communication", 2023. What is compared in each term is a reconstruction from the
+    paper's abstract and reviews; there the weights are tuned for every task.
+    """
+    check_not_negative(weight=weight, interaction=interaction)
+    check_at_least_one(rounds=rounds)
+
+    def encoder(model):
+        def make(shapes):
+            state = shapes[model].features[high]
+            return multilayer_perceptron(message, widths=(message,)), state
+
+        return make
+
+    def decoder(model):
+        def make(shapes):
+            state = shapes[model].features[low]
+            sent = jax.ShapeDtypeStruct((state.shape[0], message), state.dtype)
+            return multilayer_perceptron(state.shape[-1], widths=(message,)), sent
+
+        return make
+
+    def objective(scope):
+        def through(player, x):
+            return scope.apply(player, x)[0].logits
+
+        student, teacher, updates = classification.transfer_pass(scope)
+        (own_low, own_high), (low_t, high_t) = (
+            (given.features[low], given.features[high]) for given in (student, teacher)
+        )
+        told = through("teacher_encoder", low_t)
+        ideal = jax.lax.stop_gradient(
+            through("student_decoder", through("teacher_encoder", high_t))
+        )
+        terms, state = classification.label_term(scope)[0], own_low
+        for number in range(1, rounds + 1):
+            sent = through("student_encoder", state)
+            heard = through("teacher_decoder", sent)
+            answer = through("teacher_encoder", scope.apply("interpreter", heard)[0].features[high])
+            state = through("student_decoder", answer)
+            same = layer_normalised_hint(through("student_encoder", own_high), answer)
+            same += layer_normalised_hint(sent, told)
+            alike = layer_normalised_hint(heard, low_t) + layer_normalised_hint(state, ideal)
+            follows = layer_normalised_hint(own_high, state)
+            scale = scope.hyper["weight"]
+            terms |= {
+                f"interaction{number}": term(follows, weight=scale * scope.hyper["interaction"]),
+                f"messages{number}": term(same, weight=scale),
+                f"states{number}": term(alike, weight=scale),
+            }
+        return terms, updates
+
+    players = {
+        f"{model}_{role}": make(model)
+        for model in ("student", "teacher")
+        for role, make in (("encoder", encoder), ("decoder", decoder))
+    }
+    return Method(
+        players=players,
+        phases=(Phase(objective, ("student", *players)),),
+        hyper={"weight": weight, "interaction": interaction},
+    )

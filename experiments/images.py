@@ -1,0 +1,133 @@
+"""What studies of images share: the source's splits, streams of them, and accuracies on them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import study
+from kdjax import methods
+from kdjax.data import plans, splits, streams
+
+
+class Images(NamedTuple):
+    """Normalised images `[N, H, W, 1]`, their labels `[N]`, and the parts that they are split into."""
+
+    image: np.ndarray
+    label: np.ndarray
+    parts: splits.Splits
+
+    @property
+    def classes(self) -> int:
+        return int(self.label.max()) + 1
+
+    @property
+    def shape(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *self.image.shape[1:]), jnp.float32)
+
+    def stream(self, batch, labelled=0, augment=None, **columns) -> streams.Stream:
+        """Batches of the training part, or of as many balanced examples of it, drawn by the seed.
+
+        `columns` `[N, ...]` stand beside `image` and `label`.
+        """
+        few = (lambda seed: self.parts.labelled(labelled, seed)) if labelled else self.parts.train
+        held = {"image": self.image, "label": self.label, **columns}
+        return streams.Stream(plans.IndexPlan(few, batch), held, augment=augment)
+
+    def accuracy(self, logits_of, part="test") -> np.ndarray:
+        """The share of a part that `logits_of(images) [S, N, C]` gets right, by seed."""
+        numbers = getattr(self.parts, part)
+        chosen = np.argmax(np.asarray(logits_of(self.image[numbers])), axis=-1)
+        return np.mean(chosen == self.label[numbers], axis=1)
+
+    def scored(self, network, part="test", player="student"):
+        """`score(state, seeds)`: the accuracy of a network with its player's parameters."""
+
+        def score(state, seeds):
+            del seeds
+
+            def logits(image):
+                model = state.model[player] or None
+                return study.predict(network, state.params[player], image, model=model).logits
+
+            return self.accuracy(logits, part)
+
+        return score
+
+
+def prepare(bench, size: int = 0, data=None, *, centre: int = 0) -> Images:
+    """The images of a study's source, split as its `run.data` is elsewhere: 60 %, 15 %, 25 %.
+
+    Args:
+        bench: its source has `image` `[N, H, W, 1]` of bytes and `label`.
+        size: the images are padded and averaged over squares to this height; 0 leaves them.
+        data: another source instead of the bench's.
+        centre: only the middle of larger images, of so many pixels, is scaled to `size`.
+    """
+    source = data or bench.source
+    image = source.columns["image"].astype(np.float32) / 255.0
+    cut = (image.shape[1] - centre) // 2
+    if centre and cut > 0:
+        middle = image[:, cut : cut + centre, cut : cut + centre]
+        image = np.asarray(jax.image.resize(middle, (len(image), size, size, 1), "linear"))
+    if size and image.shape[1] != size:
+        image = averaged(image, size)
+    parts = splits.split(source, validation=0.15, test=0.25)
+    mean, std = image[parts.train].mean(), image[parts.train].std()
+    return Images((image - mean) / std, source.columns["label"], parts)
+
+
+class Teacher(NamedTuple):
+    """A teacher that all seeds share: as `frozen`, what it gives as columns, and its accuracy by seed."""
+
+    frozen: dict
+    columns: dict
+    accuracy: np.ndarray
+
+
+def teach(
+    bench,
+    network,
+    data: Images,
+    on: Images | None = None,
+    *,
+    row="teacher",
+    features=(),
+    augment=None,
+    **settings,
+) -> Teacher:
+    """One network, trained on all labels of `data`, for all seeds.
+
+    Args:
+        network: gives `features`.
+        on: whose images the columns `teacher/logits` and `teacher/FEATURE` and the accuracy are of, if
+            not those of `data`.
+        row: its row.
+        augment: of its training images.
+        settings: `steps`, `batch` and `rate` of `Bench.fit`.
+    """
+    on = on or data
+    state = bench.fit(
+        row, methods.supervised(), {"student": network}, data.shape,
+        {"labelled": data.stream(settings["batch"], augment=augment)}, seeds=[0], **settings,
+    )  # fmt: skip
+    params, model = state.params["student"], state.model["student"] or None
+    held = study.predict(network, params, on.image, model=model)
+    given = {"logits": held.logits, **{name: held.features[name] for name in features}}
+    right = on.scored(network)(state, None)
+    frozen = {"teacher": jax.tree.map(lambda x: x[0], params)}
+    if model:
+        frozen["teacher/model"] = jax.tree.map(lambda x: x[0], model)
+    columns = {f"teacher/{name}": np.asarray(x[0]) for name, x in given.items()}
+    return Teacher(frozen, columns, np.repeat(right, len(bench.seeds)))
+
+
+def averaged(image, size: int) -> np.ndarray:
+    """Images `[N, H, W, C]` as `[N, size, size, C]`: zeros around them, then means over squares."""
+    block = -(-image.shape[1] // size)
+    margin = size * block - image.shape[1]
+    before = margin // 2
+    around = (before, margin - before)
+    padded = np.pad(image, ((0, 0), around, around, (0, 0)))
+    return padded.reshape(len(image), size, block, size, block, -1).mean((2, 4))

@@ -1,0 +1,159 @@
+"""What studies make of images and of text: sizes, splits, windows, contours, views that come again."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import characters, images
+from experiments.studies import contours, patches, robustness, routing, stored
+from kdjax.data import sources
+
+RNG = np.random.default_rng(0)
+
+
+def test_averaged_keeps_the_ink_and_pads_around_it():
+    image = RNG.random((2, 6, 6, 1)).astype(np.float32)
+    small = images.averaged(image, 4)
+    assert small.shape == (2, 4, 4, 1)
+    np.testing.assert_allclose(small.sum() * 4, image.sum(), rtol=1e-5)
+    np.testing.assert_allclose(small[:, 1, 1], image[:, 1:3, 1:3].mean((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(images.averaged(image, 8)[:, 1:7, 1:7], image)
+
+
+def test_prepared_images_are_normalised_and_streamed_by_part():
+    source = sources.load_tfds("digits")
+    data = images.prepare(types.SimpleNamespace(source=source))
+    train = data.image[data.parts.train]
+    assert abs(train.mean()) < 1e-4 and abs(train.std() - 1) < 1e-4 and data.classes == 10
+    sizes = [len(getattr(data.parts, part)) for part in ("train", "validation", "test")]
+    assert sum(sizes) == len(source) and abs(sizes[2] / len(source) - 0.25) < 0.01
+    few = [data.stream(8, 20).plan.examples_of(seed) for seed in (0, 1)]
+    assert len(few[0]) == 20 and set(few[0]) != set(few[1])
+    assert np.bincount(data.label[few[0]]).tolist() == [2] * 10
+    assert set(few[0]) <= set(data.parts.train)
+    perfect = np.eye(10)[data.label[data.parts.test]]
+    wrong = np.roll(perfect, 1, axis=1)
+    found = data.accuracy(lambda x: np.stack([perfect, wrong]))
+    np.testing.assert_array_equal(found, [1, 0])
+
+
+def test_windows_of_characters_come_from_disjoint_documents():
+    rows = characters.windows(16, train=50, test=20)
+    assert rows["train"].shape == (50, 16) and rows["test"].shape == (20, 16)
+    assert rows["train"].min() >= 0 and rows["train"].max() < characters.MASK
+    assert (
+        len({row.tobytes() for row in rows["train"]} & {row.tobytes() for row in rows["test"]}) == 0
+    )
+    held = characters.masked(rows["test"], 0.3)
+    assert (held["tokens"][held["masked"]] == characters.MASK).all()
+    np.testing.assert_array_equal(held["tokens"][~held["masked"]], rows["test"][~held["masked"]])
+    drawn = characters.masking(0.5)(jax.random.key(0), {"target": jnp.zeros(400, jnp.int32)})
+    assert 150 < int(drawn["masked"].sum()) < 250
+    np.testing.assert_array_equal(drawn["tokens"] == characters.MASK, drawn["masked"])
+
+
+def test_the_loss_of_characters_counts_what_is_kept():
+    logits = RNG.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    targets, where = RNG.integers(0, 5, (3, 4)), RNG.random((3, 4)) < 0.5
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = [
+        -np.mean([np.log(p[s][i, j, targets[i, j]]) for i, j in zip(*where.nonzero(), strict=True)])
+        for s in range(2)
+    ]
+    np.testing.assert_allclose(characters.loss(logits, targets, where), expected, rtol=1e-5)
+
+
+def disc(radius, side=28):
+    x, y = np.meshgrid(*[np.linspace(-1, 1, side)] * 2)
+    return np.clip(0.5 + (radius - np.hypot(x, y)) * 6, 0, 1)
+
+
+def test_contours_of_a_disc_are_its_circle():
+    points, count = contours.contours(np.stack([disc(0.5), disc(0.7)]), 90)
+    for radius, row, number in zip((0.5, 0.7), points, count, strict=True):
+        np.testing.assert_allclose(np.hypot(*row[:number].T), radius, atol=0.02)
+        np.testing.assert_array_equal(row[number:], np.tile(row[0], (90 - number, 1)))
+    assert count[0] < count[1] <= 90
+
+
+def test_sampled_queries_have_the_distance_to_the_whole_contour():
+    points, count = contours.contours(disc(0.5)[None], 90)
+    example = {"contour": jnp.asarray(points[0]), "count": jnp.asarray(count[0])}
+    one, other = (contours.sampling(12, 40, 0.1)(jax.random.key(seed), example) for seed in (0, 1))
+    assert one["points"].shape == (12, 2) and not np.array_equal(one["points"], other["points"])
+    true = np.abs(np.hypot(*np.asarray(one["queries"]).T) - 0.5)
+    np.testing.assert_allclose(one["distances"], true, atol=0.06)
+    assert np.median(one["distances"][:20]) < 0.15 < np.median(one["distances"][20:])
+
+
+def test_the_probe_finds_a_linear_rule():
+    x = RNG.normal(size=(300, 4))
+    labels = (x @ RNG.normal(size=4) > 0).astype(int)
+    found = contours.probe(x[:200], labels[:200], 1.0, x[200:])
+    assert np.mean(found == labels[200:]) > 0.85
+
+
+def test_a_view_comes_again_by_its_seed_and_mixes_two_examples():
+    image = jnp.asarray(RNG.random((5, 6, 6, 1)).astype(np.float32))
+    view = jax.jit(lambda e, s: stored.seeded_view(image, e, s, shift=1, mixed=0.4))
+    np.testing.assert_array_equal(view(2, 3), view(2, 3))
+    assert float(jnp.abs(view(2, 3) - view(2, 4)).max()) > 0.05
+    assert float(jnp.abs(view(2, 3) - view(1, 3)).max()) > 0.05
+    alone = stored.seeded_view(image, 2, 3, shift=0, mixed=0.0)
+    np.testing.assert_allclose(alone, image[2], atol=1e-6)
+
+
+def test_perturbed_images_are_noisy_shifted_or_blurred():
+    image = jnp.asarray(RNG.random((6, 6, 1)).astype(np.float32))
+
+    def one(kind, seed=0):
+        key = jax.random.key(seed)
+        return np.asarray(robustness.perturbed(key, image, noise=0.5, shift=2, kind=kind))
+
+    blurred = one("blur")
+    np.testing.assert_allclose(blurred[2, 3], image[1:4, 2:5].mean((0, 1)), rtol=1e-5)
+    assert 0.3 < np.std(one("noise") - image) < 0.7
+    shifts = [
+        np.pad(image, ((2, 2), (2, 2), (0, 0)))[i : i + 6, j : j + 6]
+        for i in range(5)
+        for j in range(5)
+    ]
+    assert any(np.array_equal(one("shift", 3), each) for each in shifts)
+    drawn = {one(None, seed).tobytes() for seed in range(12)}
+    assert blurred.tobytes() in drawn and len(drawn) > 5
+
+
+def test_paths_that_help_are_kept():
+    heads = {
+        "norm": {"scale": jnp.ones((1, 4)), "bias": jnp.zeros((1, 4))},
+        "head": {"kernel": jnp.eye(4)[None], "bias": jnp.zeros((1, 4))},
+    }
+    label = np.arange(8) % 4
+    right, wrong = np.eye(4)[label], 2 * np.eye(4)[(label + 1) % 4]
+    heads["exit1_norm"], heads["exit1_head"] = heads["norm"], heads["head"]
+    paths = jnp.asarray(np.stack([right, wrong, 0 * right, right, 0 * right], axis=1)[None])
+    found = np.asarray(patches._logits_of(heads, paths, np.array([[1, 0, 1, 1, 1]])))
+    np.testing.assert_array_equal(found[0].argmax(-1), label)
+    worse = np.asarray(patches._logits_of(heads, paths, np.ones((1, 5))))
+    assert (worse[0].argmax(-1) != label).any() or np.abs(worse - found).max() > 0.1
+
+
+def test_settled_routes_are_of_one_depth_or_drawn_by_the_seed():
+    shape = {"layers": 2, "arms": 3}
+    for name in ("fixed", "random"):
+        start = routing.settled(name, [0, 1, 2], shape)
+        state = Held({}, {"weights": None, "mean": 0})
+        weights = start(state, [0, 1, 2]).memory["weights"]["arms"]
+        arms = np.asarray(weights).argmax(-1)
+        assert arms.shape == (3, 2)
+        assert (arms == [0, 1]).all() == (name == "fixed")
+
+
+class Held:
+    def __init__(self, params, memory):
+        self.params, self.memory = params, memory
+
+    def replace(self, **changes):
+        return Held(**{**vars(self), **changes})
