@@ -105,7 +105,7 @@ def first() -> ConfigDict:
     return config
 
 
-DOMAINS = ("asyncio", "email", "unittest", "encodings", "tkinter")
+DOMAINS = ("asyncio", "email", "unittest", "encodings", "multiprocessing")
 CORPUS = {"length": 32, "vocabulary": 384, "evaluated": 64, "batch": 8}
 TEACHER = {"teacher_width": 64, "teacher_depth": 2, "teacher_steps": 1000, "teacher_rate": 3e-3}
 STUDENT = {"width": 32, "depth": 1, "rate": 3e-3}

@@ -101,8 +101,8 @@ def gecturk() -> ConfigDict:
         rows=["model", *rows],
         claims={"prefix": measured.claim("prefix", ["scratch", "frozen"], "f_half")},
         options={
-            "home": ("asyncio", "unittest", "multiprocessing", "distutils"),
-            "abroad": ("email", "tkinter"),
+            "home": ("asyncio", "unittest", "multiprocessing", "logging"),
+            "abroad": ("email", "http"),
             "length": 48,
             "windows_read": 400,
             "labelled": 200,
