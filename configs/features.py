@@ -77,8 +77,8 @@ def talking_models() -> ConfigDict:
             "interaction": measured.claim("one_round", over=["consistency"]),
         },
         options={
-            "teacher": 128, "student": 32, "message": 32, "labelled": 200, "batch": 64, "rate": 3e-3,
-            "teacher_steps": 1000, "steps": 600,
+            "centre": 20, "teacher": 128, "student": 32, "message": 32, "labelled": 200, "batch": 64,
+            "rate": 3e-3, "teacher_steps": 1000, "steps": 600,
         },
         data=measured.MNIST,
         grid={
@@ -174,8 +174,8 @@ def auto_transfer() -> ConfigDict:
             "routes": measured.claim("bandit", over=["fixed", "random"]),
         },
         options={
-            "source": 128, "width": 32, "labelled": 200, "eta": 0.05, "explore": 0.1, "batch": 32,
-            "rate": 3e-3, "teacher_steps": 1000, "steps": 600,
+            "centre": 20, "source": 128, "width": 32, "labelled": 200, "eta": 0.05, "explore": 0.1,
+            "batch": 32, "rate": 3e-3, "teacher_steps": 1000, "steps": 600,
         },
         data=measured.MNIST,
         grid=dict.fromkeys(("alone", "kd", "finetune", "fixed", "random", "bandit"), rates),

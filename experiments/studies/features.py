@@ -69,7 +69,8 @@ def class_of_students(bench):
 def interactive_communication(bench):
     """A small student of digits that talks with a network trained on other images of digits."""
     options = bench.options
-    before = images.prepare(bench, 8, centre=20)  # where MNIST has its ink, as the digits have
+    # The middle, where MNIST has its ink: the digits fill their images.
+    before = images.prepare(bench, 8, centre=options.centre)
     data = images.prepare(bench, data=sources.load_tfds("digits"))
     pair = {"student_feature": "hidden3", "teacher_feature": "hidden3"}
     states = ("hidden1", "hidden3")

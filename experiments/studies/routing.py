@@ -14,7 +14,8 @@ from kdjax.networks.routed import OPERATORS
 def routes_between_networks(bench):
     """A network of few labelled digits chooses which layers of one trained on MNIST it takes in."""
     options = bench.options
-    before = images.prepare(bench, 8, centre=20)  # where MNIST has its ink, as the digits have
+    # The middle, where MNIST has its ink: the digits fill their images.
+    before = images.prepare(bench, 8, centre=options.centre)
     data = images.prepare(bench, data=sources.load_tfds("digits"))
     settings = {"batch": options.batch, "rate": options.rate}
     names = ("hidden1", "hidden2", "hidden3")
