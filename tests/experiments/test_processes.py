@@ -78,6 +78,7 @@ def check_like(workdir, alone):
     assert lines[0] == lines[1]  # every line once: one process writes
 
 
+@pytest.mark.full
 def test_two_processes_measure_what_one_device_does(home, alone):
     port = free_port()
     where = [f"--coordinator=localhost:{port}", "--processes=2"]

@@ -52,25 +52,40 @@ def steps(workdir, row):
     return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
-def test_five_kills_in_a_row_change_nothing(home, whole):
-    workdir = home / "killed"
+def kill(home, workdir, point):
+    done = run(home, workdir, point)
+    assert done.returncode == -signal.SIGKILL, (point, done.stderr[-3000:])
 
-    def kill(point):
-        done = run(home, workdir, point)
-        assert done.returncode == -signal.SIGKILL, (point, done.stderr[-3000:])
 
-    kill("before_first_save")
-    assert steps(workdir, "teacher") == []
-    kill("while_writing")
+def test_a_kill_and_a_sigterm_change_nothing(home, whole):
+    workdir = home / "stopped"
+    kill(home, workdir, "while_writing")
     rows = [row for row in ("teacher", "alone") if steps(workdir, row)]
     assert any("tmp" in name for name in steps(workdir, rows[-1]))
-    kill("before_retention")
-    assert [n for n in steps(workdir, "alone") if n.isdigit()] == ["10", "20", "30"]
-    kill("in_final_evaluation")
+    done = run(home, workdir, "sigterm")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the same command goes on from here" in done.stderr
     assert not (workdir / "results.json").exists()
-    kill("while_writing_report")
-    assert (workdir / "results.json").exists() and not (workdir / "report.html").exists()
+    check_ends_like(home, workdir, whole)
 
+
+@pytest.mark.full
+def test_five_kills_in_a_row_change_nothing(home, whole):
+    workdir = home / "killed"
+    kill(home, workdir, "before_first_save")
+    assert steps(workdir, "teacher") == []
+    kill(home, workdir, "while_writing")
+    kill(home, workdir, "before_retention")
+    assert [n for n in steps(workdir, "alone") if n.isdigit()] == ["10", "20", "30"]
+    kill(home, workdir, "in_final_evaluation")
+    assert not (workdir / "results.json").exists()
+    kill(home, workdir, "while_writing_report")
+    assert (workdir / "results.json").exists() and not (workdir / "report.html").exists()
+    check_ends_like(home, workdir, whole)
+
+
+def check_ends_like(home, workdir, whole):
+    """The same command, once more: what an uninterrupted run gives, and every line once."""
     done = run(home, workdir)
     assert done.returncode == 0, done.stderr[-3000:]
     assert digests(workdir) == digests(whole)
@@ -83,25 +98,15 @@ def test_five_kills_in_a_row_change_nothing(home, whole):
     )
 
 
-def test_sigterm_saves_exits_zero_and_goes_on(home, whole):
-    workdir = home / "terminated"
-    done = run(home, workdir, "sigterm")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "the same command goes on from here" in done.stderr
-    assert not (workdir / "results.json").exists()
-    assert run(home, workdir).returncode == 0
-    assert digests(workdir) == digests(whole)
-
-
 def test_another_config_is_refused_and_nothing_is_lost(home, whole):
     before = digests(whole)
-    done = run(home, whole, "never", "--config.run.batch=8")
-    assert done.returncode == 2 and "run.batch: 16 there, 8 now" in done.stderr
     done = run(home, whole, "never", "--config.run.steps=40")
-    assert done.returncode == 2 and "More steps are allowed with --extend" in done.stderr
+    assert done.returncode == 2 and "run.steps: 30 there, 40 now" in done.stderr
+    assert "More steps are allowed with --extend" in done.stderr
     assert digests(whole) == before
 
 
+@pytest.mark.full
 def test_a_checkpoint_of_another_teacher_is_refused(home, whole):
     """The teacher's row is trained again with another seed of the digits' own order."""
     workdir = home / "other_teacher"

@@ -6,7 +6,9 @@ greedy, both on the CPU; `same` says that the texts are equal. They need torch a
 decoding over that of the teacher drawing alone, with what the draft is: `itself` is a copy of the
 teacher, which is always right and as slow; `near` and `unlike` are one layer where the teacher has six,
 whose head and embedding are the teacher's, whose other weights are those of the teacher's first layer or
-random. `acceptance` is accepted / proposed and `tokens_per_pass` the teacher's.
+random; `distilled` is one layer of half the width, trained here by KL to a teacher that was trained
+here on the same text, and drafts from held-out text. `acceptance` is accepted / proposed and
+`tokens_per_pass` the teacher's.
 """
 
 import functools
@@ -17,6 +19,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from configs import lm
+from experiments import distill_lm, setup, train_lm
 from kdjax import networks
 from kdjax.generate import generate, left_padded, speculate
 from kdjax.networks import pretrained
@@ -41,7 +45,7 @@ def rows(only=""):
         name = f"transformers batch {batch}"
         if only in name and torch_is_here:
             found.append({"name": name, **against_transformers(batch)})
-    for draft in ("itself", "near", "unlike"):
+    for draft in ("itself", "near", "unlike", "distilled"):
         name = f"speculative {draft}"
         if only in name:
             found.append({"name": name, **against_plain(draft)})
@@ -90,8 +94,12 @@ def against_transformers(batch, rounds=ROUNDS, length=LENGTH):
 
 def against_plain(draft, rounds=ROUNDS, length=LENGTH, batch=1):
     """Times of both, drawing at temperature 1."""
-    teacher, student = drafting(draft)
-    tokens, mask = prompts(batch)
+    if draft == "distilled":
+        teacher, student, tokens = distilled(batch)
+        mask = np.ones(tokens.shape, bool)
+    else:
+        teacher, student = drafting(draft)
+        tokens, mask = prompts(batch)
     options = {"mask": mask, "length": length, "key": jax.random.key(0)}
     plain = functools.partial(generate, *teacher, tokens, **options)
     ours = functools.partial(speculate, *teacher, *student, tokens, drafted=DRAFTED, **options)
@@ -123,3 +131,29 @@ def drafting(draft):
     if draft == "near":
         params["layers"] = jax.tree.map(lambda x: x[:1], teacher[1]["params"]["layers"])
     return teacher, (network, {"params": params})
+
+
+def distilled(batch, tiny=False):
+    """(teacher, draft, prompts): networks with their variables, trained as `configs/lm.py` says."""
+    config = lm.get_config("default,tiny" if tiny else "default")
+    run, sizes = config.run, {"query_key_norm": False, **SHAPE}
+    run.seeds, run.steps, run.rows = 1, run.steps // 2, {"alone": run.rows.alone, "kd": run.rows.kd}
+    if not tiny:
+        run.teacher.network.update({**sizes, "depth": DEPTH})
+        run.student.network.update({**sizes, "width": 128, "hidden": 512})
+    with tempfile.TemporaryDirectory() as folder:
+        data = train_lm.build_data(config)
+        nets = distill_lm.build_networks(config, data)
+        stages = distill_lm.build_stages(config, data, nets)
+        taught = train_lm.build_stage(config, data, nets["teacher"])
+        opened = setup.open_run(config, Path(folder), data.fingerprint)
+        frozen, digest, _ = train_lm.obtain_teacher(config, opened, data, taught, nets["teacher"])
+        ((stage, seeds),) = stages["kd"]
+        _, trained, _ = distill_lm.train_student(
+            config, opened, data, "kd", stage, seeds, frozen, digest
+        )
+    params = jax.tree.map(lambda x: x[0], trained.state.params["student"])
+    held_out = data.test["student"]["tokens"].reshape(-1, run.data.length)
+    variables = ({"params": each} for each in (frozen["teacher"], params))
+    pairs = zip((nets["teacher"], nets["student"]), variables, strict=True)
+    return *pairs, np.asarray(held_out[:batch, :16])

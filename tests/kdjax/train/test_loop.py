@@ -62,12 +62,12 @@ def same_bits(left, right):
     return all(np.array_equal(a, b) for a, b in zip(*plain, strict=True))
 
 
-@pytest.mark.parametrize("length", [1, 3, 100])
+@pytest.mark.parametrize("length", [1, pytest.param(3, marks=pytest.mark.full), 100])
 def test_any_chunking_gives_the_same_bits(length):
     assert same_bits(run(chunk_length=length).state, run(chunk_length=5).state)
 
 
-@pytest.mark.parametrize("seeds", [3, [0, 1]])
+@pytest.mark.parametrize("seeds", [pytest.param(3, marks=pytest.mark.full), [0, 1]])
 def test_going_on_from_a_step_gives_the_same_bits(seeds):
     half = run(4, seeds=seeds, chunk_length=2)
     assert half.step == 4

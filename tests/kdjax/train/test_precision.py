@@ -75,6 +75,7 @@ def test_bfloat16_passes_train_float32_parameters_like_float32_passes(
                 )
 
 
+@pytest.mark.full
 def test_rematerialised_blocks_have_the_same_gradient():
     """One SGD step of a transformer whose blocks are computed again in the backward pass."""
     start, plain, _ = trained(MODELS["vit"], steps=1)
