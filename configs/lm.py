@@ -29,7 +29,7 @@ KL at every token by chunks. Every layer is recomputed in the backward pass. Nee
 
 from ml_collections import ConfigDict
 
-from configs import language_rows, sequence_labels
+from configs import language_rows, sequence_labels, sequences
 from configs.small_text import KD, adamw, text
 
 # Which axes of a leaf are split over what: a leaf under `layers` starts with the axis of layers.
@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     others = [name for name in names if name != "tiny"] or ["default"]
     rows = {
         recipe.__name__: module.get_config
-        for module in (language_rows, sequence_labels)
+        for module in (language_rows, sequence_labels, sequences)
         for recipe in module.RECIPES
     }
     if len(others) == 1 and others[0] in rows:
