@@ -200,9 +200,9 @@ def stored_views() -> ConfigDict:
             "labels": measured.claim("sparse", over=["alone"]),
         },
         options={
-            "size": 16, "images": 1000, "views": 10, "kept": 3, "shift": 3, "mixed": 0.4,
-            "student": 32, "teacher": 256, "batch": 64, "rate": 3e-3, "teacher_steps": 1500,
-            "steps": 600,
+            "size": 16, "images": 1000, "views": 10, "kept": 3, "shift": 2, "mixed": 0.4,
+            "student": 128, "teacher": 256, "batch": 64, "rate": 3e-3, "teacher_steps": 1500,
+            "steps": 1500,
         },
         data=measured.MNIST,
         grid={name: rates for name in ("alone", "live", "sparse", "renormalised", "wrong")},

@@ -48,6 +48,7 @@ def replayed_views(bench):
         binding=binding,
         seeds=range(options.views),
         batch_size=250,
+        shard_size=len(chosen) * options.views,  # a file has 128 KiB beside its records
     )
     size = sum(path.stat().st_size for path in folder.glob("shard-*"))
     stored, _ = signal_cache.SignalCache(folder, binding).read(
