@@ -123,8 +123,7 @@ def verified_labels(bench):
     teacher = fit("teacher", large, gold, options.teacher_steps, seeds=[0])
     told = study.predict(large, teacher.params["student"], pool["tokens"], batch=100).logits[0]
     said = np.asarray(told.argmax(-1))
-    right = ((said == pool["labels"]) & pool["mask"]).sum(1) / np.maximum(pool["mask"].sum(1), 1)
-    kept = np.flatnonzero(right >= options.wanted)
+    right, kept = _verified(said, pool["labels"], pool["mask"], options.wanted)
     labels = {**pool, "labels": said.astype(np.int32)}
     taught = {
         "gold_small": (gold, None),
@@ -145,6 +144,12 @@ def verified_labels(bench):
         state = fit(name, small, rows, options.steps, examples, score=score)
         measured[name] = {"accuracy": _scored(small, held["test"])(state, bench.seeds)}
     return measured
+
+
+def _verified(said, labels, mask, wanted):
+    """(the share of right labels in each window `[N]`, the windows with at least `wanted` of them)."""
+    right = ((said == labels) & mask).sum(1) / np.maximum(mask.sum(1), 1)
+    return right, np.flatnonzero(right >= wanted)
 
 
 def attention_alignment(bench):

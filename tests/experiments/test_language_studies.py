@@ -28,6 +28,15 @@ def test_neighbouring_context_labels_every_character_by_its_token():
     assert shown == "kk nn oo ddo  ##### " + '    n o """"" o nono '
 
 
+def test_verified_labels_are_those_of_windows_with_enough_right_ones():
+    labels = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [5, 5, 5, 5]])
+    said = np.array([[1, 2, 3, 0], [1, 0, 0, 0], [0, 5, 5, 5]])
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]], bool)
+    right, kept = tagging._verified(said, labels, mask, 0.75)
+    np.testing.assert_allclose(right, [0.75, 0.5, 1.0])
+    assert kept.tolist() == [0, 2]
+
+
 def test_spelling_rules_spoil_a_word_each_in_its_own_way():
     assert [spelling._spoiled("caching", rule) for rule in range(7)] == [
         "caching", "cacching", "cching", "cahcing", "ceching", "cachings", "kakhing",

@@ -45,7 +45,7 @@ def test_first_compares_the_renormalised_best_classes_of_a_recalibrated_teacher(
     np.testing.assert_allclose(found["kd"], wanted, rtol=1e-5)
 
 
-def test_ddk_draws_more_of_the_domain_where_the_student_lags():
+def test_domain_reweighting_draws_more_of_the_domain_where_the_student_lags():
     factors, student, teacher = (
         np.array(x) for x in ([0.2, 0.5, 0.3], [4.0, 3.0, 9.0], [2.0, 3, 3])
     )
@@ -81,7 +81,7 @@ def test_ddk_draws_more_of_the_domain_where_the_student_lags():
     np.testing.assert_allclose(even.memory["domains"]["factors"], 0.5)
 
 
-def test_ddk_minimises_the_labels_and_the_divergence_of_the_drawn_rows():
+def test_domain_reweighting_minimises_the_labels_and_the_divergence_of_the_drawn_rows():
     batch = {f"domain{i}": BATCH for i in range(2)}
     before, found, after = stepped(methods.ddk(domains=2, every=5, weight=0.3), batch)
     p = log_probs("teacher", TEACHER, BATCH["tokens"])

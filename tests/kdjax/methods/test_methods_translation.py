@@ -42,7 +42,7 @@ def maps_apart(own, theirs, mask):
     return total
 
 
-def test_a2d_compares_whole_maps_and_is_zero_where_the_aligner_finds_the_teachers():
+def test_attention_alignment_compares_whole_maps_and_is_zero_where_the_aligner_finds_the_teachers():
     own = RNG.normal(size=(B, 4, L, L)).astype(np.float32)
     found = attention_map_divergence(own, ROWS["attention"], ROWS["mask"])
     wanted = maps_apart(own, ROWS["attention"], ROWS["mask"])
@@ -62,7 +62,7 @@ def test_a2d_compares_whole_maps_and_is_zero_where_the_aligner_finds_the_teacher
 
 
 @pytest.mark.parametrize("aligner", ["trained", "last"])
-def test_a2d_adds_the_labels_the_answers_and_the_fading_attention(aligner):
+def test_attention_alignment_adds_the_labels_the_answers_and_the_fading_attention(aligner):
     settings = {"weight": 0.25, "smoothing": 0.1, "decay": 0.5, "epoch": 1}
     method = methods.a2d(layers=MAPS, teacher_heads=2 * HEADS, aligner=aligner, **settings)
     shapes = {"student": networks.output_shapes(STUDENT, SHAPES)}
