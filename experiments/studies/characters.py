@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import characters, study
+from experiments import study
+from experiments.studies import _characters as characters
 from kdjax import methods, networks
 
 

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.data import sources
 from kdjax.methods.features import through_head

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.data import augment
 from kdjax.methods import label_only

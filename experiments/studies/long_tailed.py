@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 
 GROUPS = {"many": slice(0, 4), "medium": slice(4, 7), "few": slice(7, 10)}

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.methods.features import through_head
 from kdjax.networks.path_ensemble import PathHeads

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.data import plans, sources, streams
 from kdjax.methods import privacy as private_methods

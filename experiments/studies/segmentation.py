@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import canvases, probes, study
+from experiments import study
+from experiments.studies import _canvases as canvases
 from kdjax import methods, networks
 from kdjax.data import plans, streams
 from kdjax.methods.segments import VIEWS
+from kdjax.metrics import probes
 from kdjax.metrics.segmentation import mean_overlap
 
 

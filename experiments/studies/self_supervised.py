@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 
-from experiments import images, probes, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.data import plans, streams
 from kdjax.methods.augmentation import shifted
 from kdjax.methods.self_supervised import VIEWS
+from kdjax.metrics import probes
 
 
 def online_views(bench):

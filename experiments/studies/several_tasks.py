@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.methods import several_tasks
 from kdjax.networks.side_paths import side_paths

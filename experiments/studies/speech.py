@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from experiments import images, study
+from experiments import study
+from experiments.studies import _images as images
 from experiments.studies import _text
 from kdjax import methods, networks
 from kdjax.data import plans, streams

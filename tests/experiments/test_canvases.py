@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import canvases, probes
+from experiments.studies import _canvases as canvases
 from kdjax.data import sources
 
 
@@ -21,12 +21,3 @@ def test_canvases_label_the_pixels_of_their_digit_and_find_it_inside():
     assert parts.min() >= 0 and parts.max() < 4 and (ahead.sum(1) == 1).all()
     inside = np.take_along_axis(ahead, parts.reshape(12, -1), axis=1).reshape(parts.shape)
     assert (drawn.mask[inside] > 0).mean() > 0.6 > 2 * (drawn.mask > 0).mean()
-
-
-def test_a_probe_recovers_labels_that_are_linear_in_the_features():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 300, 3)) * [1.0, 5.0, 0.1] + 4
-    labels = (x[0, :, 1] > 4).astype(int)
-    given = probes.probe(np.stack([x[0], x[0]]), np.stack([x[0], -x[0]]), labels)
-    assert given.shape == (2, 300)
-    assert (given[0] == labels).mean() > 0.95 and (given[1] == labels).mean() < 0.6

@@ -52,9 +52,7 @@ def test_fit_goes_on_from_what_it_was_given_and_from_a_finished_run(tmp_path):
     first = fitted(own)
     begun = study.carried({"student": first.params["student"]})
     again = fitted(own, "other", start=begun, rate=0.0, steps=1)
-    jax.tree.map(
-        np.testing.assert_array_equal, again.params["student"], first.params["student"]
-    )
+    jax.tree.map(np.testing.assert_array_equal, again.params["student"], first.params["student"])
     resumed = fitted(bench(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, resumed.params, first.params)
 

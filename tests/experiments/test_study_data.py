@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import characters, images
+from experiments.studies import _characters as characters
+from experiments.studies import _images as images
 from experiments.studies import contours, patches, robustness, routing, stored
 from kdjax.data import sources
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.images import averaged
+from experiments.studies._images import averaged
 
 
 class Canvases(NamedTuple):
