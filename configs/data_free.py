@@ -36,7 +36,7 @@ def without_data(rows, grid, claims, **teacher) -> ConfigDict:
         config.run.teacher.update({"cached": False, **teacher})
     config.run.teacher.network.widths = (64, 64)
     config.run.student.network.widths = (64,)
-    config.run.steps = 300
+    config.run.steps = 600
     return config
 
 
