@@ -236,8 +236,8 @@ def categorised_contrast(
     [0.3133, 0.3133, 0.5514]
 
     Reference:
-        "Multi-Scale Feature Decoupling and Contrastive Representation Distillation" (MSDCRD,
-        arXiv 2502.05835), 2025. A region's category says whether the teacher's classifier gives it the
+        Wang, Chen, Wang, "Contrastive Representation Distillation via Multi-Scale Feature
+        Decoupling" (MSDCRD), 2025. A region's category says whether the teacher's classifier gives it the
         class of the whole image; pooled over windows of several sizes. The exact formulas are ours.
     """
     s, t = _embeddings.paired(student_embeddings, teacher_embeddings, where)

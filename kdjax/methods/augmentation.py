@@ -96,7 +96,10 @@ def shifted(images, shifts):
 
 
 def shift_kd(*, reach: float, temperature: float = 4.0) -> Method:
-    """KD on clean images and on images shifted by up to `reach` pixels, drawn uniformly; no labels."""
+    """KD on clean images and on images shifted by up to `reach` pixels, drawn uniformly; no labels.
+
+    T² KL(teacher ‖ student) on both, summed. The opponent of `hard`, whose shifts are learned.
+    """
     check_positive(temperature=temperature)
     check_not_negative(reach=reach)
 
@@ -124,8 +127,9 @@ def hard(
     teacher on shifted images, keeps the teacher's answer there near the one on clean images, and pays
     for the mean square of the shifts over `reach`. Gradients reach it through both networks. No labels.
 
-    "HARD: Hard Augmentations for Robust Distillation", 2023; this concrete form is a reconstruction
-    from its abstract, which has the disagreement and the toy of a shift-equivariant teacher.
+    Nix, Burg, Sinz, "HARD: Hard Augmentations for Robust Distillation", 2023; this concrete form is a
+    reconstruction from its abstract, which has the disagreement and the toy of a shift-equivariant
+    teacher.
     """
     check_positive(reach=reach, temperature=temperature)
     check_not_negative(

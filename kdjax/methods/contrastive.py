@@ -150,8 +150,8 @@ def msdcrd(
     Features are maps `[B, H, W, C]` or patch tokens behind one class token `[B, 1 + N, C]` on a square
     grid; the teacher's parameters have a dense `head` that reads the mean of the map.
 
-    Wang et al., "Contrastive Representation Distillation via Multi-Scale Feature Decoupling", 2025
-    (MSDCRD, arXiv 2502.05835); the formulas and the numbers are a reconstruction from its summaries.
+    Wang, Chen, Wang, "Contrastive Representation Distillation via Multi-Scale Feature Decoupling", 2025
+    (MSDCRD); the formulas and the numbers are a reconstruction from its summaries.
     """
     check_positive(temperature=temperature, kd_temperature=kd_temperature)
     check_not_negative(kd_weight=kd_weight, weight=weight)

@@ -38,7 +38,8 @@ def shike(*, peer_weight: float = 1.0, negative_weight: float = 10.0) -> Method:
     the mutual KL is not. Behind it, `balanced_heads`.
 
     Jin, Li, Lu, Cheung, Wang, "Long-Tailed Visual Recognition via Self-Heterogeneous Integration with
-    Knowledge Excavation", 2023, with weight 10. Their code leaves the true class in at logit zero.
+    Knowledge Excavation", 2023, with weight 10. Their code leaves the true class in at logit zero, and
+    its divergences are means over the classes where these are sums.
     """
     check_not_negative(peer_weight=peer_weight, negative_weight=negative_weight)
 

@@ -54,8 +54,9 @@ def private_descent(*, clip: float = 1.0, noise: float = 1.0, joins: float = 0.1
 def read_features(*, features: int) -> Method:
     """A text encoder whose last `features` hidden tokens, each by its own linear map, give numbers.
 
-    `batch["questions"]` has the `text` `[B, L]`, which ends in that many pads, and the `features`; the
-    squared error trains the players `encoder` (its feature `hidden` is read) and `readout`.
+    `batch["questions"]` has the `text` `[B, L]`, which ends in that many pads, and the `features`
+    `[B, features]`; the squared error trains the players `encoder` (its feature `hidden` `[B, L, D]`
+    is read) and `readout`.
 
     Stage 1 of Wu et al., "Model-Based Differentially Private Knowledge Transfer for Large Language
     Models", 2025.

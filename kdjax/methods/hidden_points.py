@@ -77,7 +77,11 @@ def chamfer_distance(points, others):
     """`[...]`: the mean squared distance of each point to the nearest of the other set, both ways.
 
     Args:
-        points: `[..., K, D]`. others: `[..., M, D]`.
+        points: `[..., K, D]`
+        others: `[..., M, D]`
+
+    >>> chamfer_distance(jnp.array([[[0.0], [1.0]]]), jnp.array([[[0.0], [3.0]]]))
+    Array([2.5], dtype=float32)
     """
     squared = jnp.sum(jnp.square(points[..., :, None, :] - others[..., None, :, :]), axis=-1)
     there, back = jnp.min(squared, axis=-1), jnp.min(squared, axis=-2)

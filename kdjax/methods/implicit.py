@@ -1,9 +1,9 @@
 """Self-supervised methods over sets of points: an encoder is kept, its decoder dropped."""
 
 import jax
-import jax.numpy as jnp
 
 from kdjax.losses import implicit_field_distance
+from kdjax.methods.hidden_points import chamfer_distance
 from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.points import field_decoder
 from kdjax.train.method import Method, Phase, term
@@ -12,7 +12,7 @@ from kdjax.train.method import Method, Phase, term
 def implicit_autoencoder(*, hidden: int = 64) -> Method:
     """A code decodes to the distance field of the shape: |f(x | code) - d(x)|, mean over queries.
 
-    The student encodes `points` `[B, N, D]` of the batch `labelled`; `queries` `[B, Q, D]` and
+    The student encodes `points` `[B, N, 2]` of the batch `labelled`; `queries` `[B, Q, 2]` and
     `distances` `[B, Q]` are the field of the whole shape, so that the target does not depend on
     which points were sampled.
 
@@ -37,7 +37,7 @@ def implicit_autoencoder(*, hidden: int = 64) -> Method:
 
 
 def chamfer_autoencoder(*, points: int, hidden: int = 64) -> Method:
-    """A code decodes to as many points: the Chamfer distance to the points that were encoded.
+    """A code decodes to as many points: their Chamfer distance to the `points` `[B, N, 2]` encoded.
 
     The opponent of `implicit_autoencoder`: Achlioptas, Diamanti, Mitliagkas, Guibas, "Learning
     Representations and Generative Models for 3D Point Clouds", 2018.
@@ -55,13 +55,3 @@ def chamfer_autoencoder(*, points: int, hidden: int = 64) -> Method:
         return {"chamfer": term(values)}, {"model": {"student": model}}
 
     return Method(players={"decoder": decoder}, phases=(Phase(objective, ("student", "decoder")),))
-
-
-def chamfer_distance(first, second):
-    """Mean squared distance to the nearest point of the other set, both ways, `[B, N, D]` -> `[B]`.
-
-    >>> chamfer_distance(jnp.array([[[0.0], [1.0]]]), jnp.array([[[0.0], [3.0]]]))
-    Array([2.5], dtype=float32)
-    """
-    squared = jnp.sum(jnp.square(first[:, :, None] - second[:, None]), axis=-1)
-    return jnp.mean(jnp.min(squared, axis=2), axis=1) + jnp.mean(jnp.min(squared, axis=1), axis=1)

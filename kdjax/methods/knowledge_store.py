@@ -21,9 +21,9 @@ def retrikt(
     Both streams have `image`, `label` and the teacher's `probabilities`; `frozen["store"]` has `image`
     and `probabilities` of all entries. `retrieval` 0 is distillation on the store.
 
-    After Liu, Wang, Ding, Li, Chen, Liu, Xu, "Retrieval-based Knowledge Transfer: An Effective Approach
-    for Extreme Large Language Model Compression", 2023, whose store a language model writes under
-    prompts tuned by reinforcement; the losses are this library's reading.
+    After Liu, Liu, Wang, Wang, Cai, Zhao, Wang, Yan, "Retrieval-based Knowledge Transfer: An Effective
+    Approach for Extreme Large Language Model Compression", 2023, whose store a language model writes
+    under prompts tuned by reinforcement; losses and numbers are a reconstruction.
     """
     check_at_least_one(neighbours=neighbours, sampled=sampled)
     check_positive(temperature=temperature)
@@ -70,7 +70,9 @@ def looked_up(queries, keys, values, *, neighbours, temperature, where=None):
     over the `neighbours` entries N of largest cosine; 1e-6 of the mass is spread evenly.
 
     Args:
-        queries: `[B, D]`. keys: `[M, D]`. values: `[M, C]`, probabilities.
+        queries: `[B, D]`
+        keys: `[M, D]`
+        values: `[M, C]`, probabilities.
         neighbours: how many of the M are read.
         temperature: τ.
         where: `[B, M]`, which entries a query may read.

@@ -20,7 +20,7 @@ def meta_dmoe(
     step, through the step, by student and A. `frozen["expert"]` are the experts' parameters with a
     leading axis; `feature` is f of the student and of the experts.
 
-    Zhong, Chi, Gu, Zhong, Yu, Tang, "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from
+    Zhong, Chi, Gu, Wang, Yu, Tang, "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from
     Mixture-of-Experts", 2022: Adam of 1e-4, an inner rate of 1e-3 and less for sums over features.
     """
     check_at_least_one(support=support, experts=experts, width=width)

@@ -10,9 +10,10 @@ from kdjax.train.method import Method, Phase, term
 def llm_modules(*, weight: float = 0.0, temperature: float = 1.0) -> Method:
     """(1 - weight) · cross-entropy of the next token + weight · T² KL(teacher ‖ student).
 
-    The student is a `networks.modular_decoder` that takes `tokens` and, where there are any, the states
-    `source`, both of the batch `labelled`; with a weight above 0 its `logits` `[B, L, V]` are the teacher's. A graft learns from
-    words alone: the teacher is a part of it, in use as in training.
+    The student is a `networks.modular_decoder` that takes `tokens` `[B, L]` and, where there are any,
+    the states `source` `[B, L, D]`, both of the batch `labelled`; a weight above 0 needs its `logits`
+    `[B, L, V]`, the teacher's. A graft learns from words alone: the teacher is a part of it, in use as
+    in training.
 
     Kolomeitsev, "LLM Modules: Knowledge Transfer from a Large to a Small Model using Enhanced
     Cross-Attention", 2025: AdamW, 1e-4 for the front end and 5e-5 for the rest, 15 epochs.

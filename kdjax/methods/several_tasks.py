@@ -24,8 +24,8 @@ def sak(
     Σ_t cross-entropy of `taskT` with the column `labels[T - 1]` + distilled · Σ_k Σ_i (0.9 (1 - cos) +
     0.1 smooth L1) of `taughtK_I` and teacher k's `hiddenI`, over `batch["labelled"]`; for a network of
     `kdjax.networks.side_paths`. Without labels it is the first stage. `averaged` teaches the mean of
-    the teachers to the stem, for a network without paths. `soft` weighs KL(teacher t ‖ task t), plain
-    distillation where there is a teacher per task.
+    the teachers to the stem, for a network without paths. `soft` weighs T² KL(teacher t ‖ task t) at T = 2,
+    plain distillation where there is a teacher per task.
 
     Lu, Cao, Wang, "Swiss Army Knife: Synergizing Biases in Knowledge from Vision Foundation Models for
     Multi-Task Learning", 2025: both stages with the same weights.

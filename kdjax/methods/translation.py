@@ -112,7 +112,7 @@ def a2d(
 
     def make(shapes):
         maps = [shapes["student"].features[name] for name in layers]
-        _, heads, length, _ = maps[0].shape
+        length = maps[0].shape[2]
         heads = sum(each.shape[1] for each in maps)
         network = adapters.from_linen(
             Projector(teacher_heads, use_bias=False), features=(PROJECTED,)

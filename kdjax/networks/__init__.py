@@ -57,20 +57,26 @@ from kdjax.networks.network import (
 from kdjax.networks.pair_scorer import pair_scorer
 from kdjax.networks.patch_segmenter import patch_segmenter
 from kdjax.networks.path_ensemble import path_ensemble
+from kdjax.networks.point_transformer import point_transformer
 from kdjax.networks.points import field_decoder, point_encoder
 from kdjax.networks.projectors import (
     convolution_projector,
     identity_projector,
     linear_projector,
 )
+from kdjax.networks.prompted import ensemble, visual_prompt
 from kdjax.networks.routed import routed_perceptron
 from kdjax.networks.search_head import search_head
 from kdjax.networks.side_by_side import side_by_side
+from kdjax.networks.side_paths import side_paths
 from kdjax.networks.sizes import (
     count_parameters,
     output_shapes,
     variable_shapes,
 )
+from kdjax.networks.speech import frame_labeller, frame_predictor
+from kdjax.networks.taggers import Prefix, neighbour_tagger, state_tagger
+from kdjax.networks.token_mixer import token_mixer
 from kdjax.networks.unfolded_cnn import unfolded_cnn
 from kdjax.networks.vit import (
     vision_transformer,

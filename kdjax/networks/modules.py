@@ -72,10 +72,7 @@ class ModularDecoder(nn.Module):
         if self.graft == "gated":
             x = self._attention("cross", _CLOSED)(given["source"], x, seen)
         for number in range(1, self.depth + 1):
-            block = TransformerBlock(
-                self.heads, 2 * self.width, train, 0.0, "gelu", 1e-6, True, jnp.float32, jnp.float32,
-                name=f"block{number}",
-            )  # fmt: skip
+            block = TransformerBlock(self.heads, 2 * self.width, train, name=f"block{number}")
             x, _ = block(x, before)
         x = nn.LayerNorm(name="norm")(x)
         return Outputs(nn.Dense(self.vocabulary, name="head")(x), {"hidden": x})

@@ -46,20 +46,15 @@ class PointTransformer(nn.Module):
         tokens = jnp.broadcast_to(start, (len(x), TOKENS, self.width))
         mask = seen[:, None, None, :]
         for i in range(1, self.depth + 1):
-            x = self._block(f"block{i}")(x, mask)[0]
+            x, _ = TransformerBlock(self.heads, name=f"block{i}")(x, mask)
             read = jax.lax.stop_gradient(x) if self.detached else x
             tokens = self._read(tokens, read, mask, i)
         empty = self.param("empty", nn.initializers.normal(0.02), (1, 1, self.width))
         whole = jnp.where(seen[..., None], x, empty) + places
-        whole = self._block("decoder")(whole, None)[0]
+        whole, _ = TransformerBlock(self.heads, name="decoder")(whole)
         whole = nn.LayerNorm(name="decoder_norm")(whole)
         rebuilt = nn.Dense(patches.shape[2] * 2, name="points")(whole).reshape(patches.shape)
         return Outputs(None, {"local": x, "tokens": tokens, "rebuilt": rebuilt})
-
-    def _block(self, name):
-        return TransformerBlock(
-            self.heads, None, False, 0.0, "gelu", 1e-6, True, jnp.float32, jnp.float32, name=name
-        )
 
     def _read(self, tokens, x, mask, i):
         query = nn.LayerNorm(name=f"query_norm{i}")(tokens)

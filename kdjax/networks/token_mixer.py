@@ -28,11 +28,7 @@ class TokenMixer(nn.Module):
         x = nn.Dense(self.width, name="tokens")(tokens) + places[None]
         mask = jnp.broadcast_to(where[None, None, None, :], (1, 1, x.shape[1], x.shape[1]))
         for i in range(1, self.depth + 1):
-            block = TransformerBlock(
-                self.heads, None, False, 0.0, "gelu", 1e-6, True, jnp.float32, jnp.float32,
-                name=f"block{i}",
-            )  # fmt: skip
-            x, _ = block(x, mask)
+            x, _ = TransformerBlock(self.heads, name=f"block{i}")(x, mask)
         kept = where.astype(x.dtype)[None, :, None]
         mean = jnp.sum(x * kept, axis=1) / jnp.maximum(jnp.sum(kept, axis=1), 1)
         return Outputs(None, {"mixed": nn.Dense(self.out, name="out")(mean)})

@@ -23,17 +23,20 @@ from kdjax.networks.network import Network, Outputs
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a wider dense layer, each after a normalisation and with a shortcut."""
+    """Attention and a wider dense layer, each after a normalisation and with a shortcut.
+
+    `hidden` None is four times the width.
+    """
 
     heads: int
-    hidden: int | None
-    train: bool
-    dropout: float
-    activation: str
-    epsilon: float
-    attention_bias: bool
-    dtype: Any
-    param_dtype: Any
+    hidden: int | None = None
+    train: bool = False
+    dropout: float = 0.0
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    attention_bias: bool = True
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, mask=None):

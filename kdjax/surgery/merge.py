@@ -1,7 +1,6 @@
 """Models of one origin made into one: their weights averaged, their changes added, or a choice of them.
 
-All functions take trees of the same structure, with floating-point leaves, and are linear in nothing
-but what they say: no data are read.
+All functions take trees of one structure with floating-point leaves; no data are read.
 """
 
 from collections.abc import Sequence
@@ -26,8 +25,8 @@ def weight_average(trees: Sequence[Any]) -> Any:
 def task_arithmetic(base, trees: Sequence[Any], *, scale: float) -> Any:
     """base + scale · Σ (tree - base).
 
-    Ilharco, Ribeiro, Wortsman, Schmidt, Hajishirzi, Farhadi, "Editing Models with Task Arithmetic",
-    2023, who chose the scale on validation, 0.3 to 0.5 for several tasks.
+    Ilharco, Ribeiro, Wortsman, Gururangan, Schmidt, Hajishirzi, Farhadi, "Editing Models with Task
+    Arithmetic", 2023, who chose the scale on validation, 0.3 to 0.5 for several tasks.
 
     >>> task_arithmetic({"w": 1.0}, [{"w": 2.0}, {"w": 0.0}], scale=0.5)
     {'w': 1.0}
@@ -51,6 +50,9 @@ def arcee_fusion(base, new) -> Any:
 
     Args:
         base, new: trees with leaves of at least one axis.
+
+    Raises:
+        ValueError: a leaf that is a scalar.
 
     >>> fused = arcee_fusion({"w": jnp.zeros(8)}, {"w": jnp.array([0.1] * 7 + [4.0])})
     >>> fused["w"].tolist()

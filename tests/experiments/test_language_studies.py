@@ -54,8 +54,5 @@ def test_spelling_rules_spoil_a_word_each_in_its_own_way():
     np.testing.assert_allclose(spelling._f_half(np.array([[[1, 2]]]), both), 1.25 * 0.5 / 1.125)
 
 
-def test_transcribed_strips_are_scored_by_edits_of_collapsed_paths():
+def test_transcribed_strips_are_scored_by_collapsed_paths():
     assert speech._collapsed([0, 3, 3, 0, 3, 5, 5]) == [3, 3, 5]
-    assert speech._edits([1, 2, 3], [1, 3]) == 1
-    assert speech._edits([], [4, 4]) == 2
-    assert speech._edits([1, 2], [2, 1]) == 2
