@@ -164,6 +164,21 @@ def predict(network: networks.Network, params, inputs, *, model=None, batch: int
     return jax.jit(jax.vmap(one))(params, {} if model is None else model)
 
 
+def right(logits, labels) -> np.ndarray:
+    """By seed, for how many of the logits `[S, N, C]` the label `[N]` has the largest."""
+    return np.mean(np.argmax(np.asarray(logits), axis=-1) == labels, axis=1)
+
+
+def first(tree):
+    """The leaves of the first seed: of what is trained once for all seeds."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def repeated(tree, seeds):
+    """What all seeds share, once for each of them."""
+    return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(seeds), axis=0), tree)
+
+
 def by_seed(study: Callable[..., Mapping[str, Mapping[str, float]]]):
     """A study from `one(rng, bench) -> {row: {metric: value}}`, called with each seed's generator."""
 
@@ -192,7 +207,8 @@ def named_studies() -> dict[str, Callable[[Bench], Mapping[str, Mapping[str, Seq
         own = {
             name: function
             for name, function in there.items()
-            if function.__module__.endswith(f".{module.name}") and not name.startswith("_")
+            if function.__module__ == f"{studies.__name__}.{module.name}"
+            and not name.startswith("_")
         }
         if twice := sorted(own.keys() & found.keys()):
             raise ValueError(f"two studies are named {twice}")

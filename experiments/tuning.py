@@ -21,7 +21,8 @@ def check_measurement(config) -> None:
     """Refuses a `run.tune` that gives rows different numbers of trials, and a claim about no row.
 
     `run.tune` has `trials`, `seeds`, `metric` and `grid`: for every row the values of its numeric
-    hyperparameters and of `rate`, a factor of the learning rate, of which all combinations are tried.
+    hyperparameters and of `rate`, a factor of the learning rate, of which all combinations are tried. A
+    row of a study that trains in parts has as many trials for each part that the grid names.
     `run.claims` has by name: `row`, the rows `over` which it should be better, `metric`, `direction`
     ("higher", "lower" or "equal") and the `margin` within which it is equal.
     """

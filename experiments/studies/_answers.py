@@ -192,7 +192,8 @@ def each(function: Callable[..., Any], *by_seed: Iterable) -> list[Any]:
 def parts(bench, items: Sequence | Callable[[Any], Any], *sizes: int):
     """Every seed's generator, and by part what it has of the items: `rngs, first, second, ...`.
 
-    The items are put in an order that the seed draws; a function draws each item by the generator.
+    The items are put in an order that the seed draws; a function draws each item by the generator, so
+    that an item may be in several parts.
     """
     rngs = [np.random.default_rng(seed) for seed in bench.seeds]
     if callable(items):

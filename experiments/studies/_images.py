@@ -38,8 +38,7 @@ class Images(NamedTuple):
     def accuracy(self, logits_of, part="test") -> np.ndarray:
         """The share of a part that `logits_of(images) [S, N, C]` gets right, by seed."""
         numbers = getattr(self.parts, part)
-        chosen = np.argmax(np.asarray(logits_of(self.image[numbers])), axis=-1)
-        return np.mean(chosen == self.label[numbers], axis=1)
+        return study.right(logits_of(self.image[numbers]), self.label[numbers])
 
     def scored(self, network, part="test", player="student"):
         """`score(state, seeds)`: the accuracy of a network with its player's parameters."""
@@ -116,9 +115,9 @@ def teach(
     held = study.predict(network, params, on.image, model=model)
     given = {"logits": held.logits, **{name: held.features[name] for name in features}}
     right = on.scored(network)(state, None)
-    frozen = {"teacher": jax.tree.map(lambda x: x[0], params)}
+    frozen = {"teacher": study.first(params)}
     if model:
-        frozen["teacher/model"] = jax.tree.map(lambda x: x[0], model)
+        frozen["teacher/model"] = study.first(model)
     columns = {f"teacher/{name}": np.asarray(x[0]) for name, x in given.items()}
     return Teacher(frozen, columns, np.repeat(right, len(bench.seeds)))
 

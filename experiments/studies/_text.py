@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import study
 from kdjax import methods, networks
 from kdjax.data import text
 from kdjax.methods.sequence import INPUTS
@@ -101,7 +102,7 @@ def teach(bench, corpus: Corpus, name="teacher"):
         {"sequence": corpus.mixed()},
         steps=options.teacher_steps, batch=32, rate=options.teacher_rate, seeds=[0],
     )  # fmt: skip
-    return network, jax.tree.map(lambda x: x[0], state.params["student"])
+    return network, study.first(state.params["student"])
 
 
 def token_losses(network, params, rows: Rows) -> np.ndarray:

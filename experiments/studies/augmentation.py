@@ -30,13 +30,12 @@ def learned_shifts(bench):
         return np.asarray(shifted(data.image[numbers], shifts)), data.label[numbers]
 
     def right(network, params, image, label):
-        given = np.argmax(np.asarray(study.predict(network, params, image).logits), -1)
-        return np.mean(given == label, axis=1)
+        return study.right(study.predict(network, params, image).logits, label)
 
     validation, test = moved("validation"), moved("test")
     count = len(bench.seeds)
     found = {"teacher": {"shifted": np.repeat(right(teacher, taught, *test), count)}}
-    frozen = {"teacher": jax.tree.map(lambda x: x[0], taught)}
+    frozen = {"teacher": study.first(taught)}
     rows = {
         "kd": methods.shift_kd(reach=0.0),
         "random": methods.shift_kd(reach=options.reach),

@@ -46,7 +46,7 @@ def layer_by_layer(bench):
         "teacher", methods.masked_words(), {"student": teacher}, inputs, data,
         steps=options.teacher_steps, batch=options.batch, rate=options.teacher_rate, seeds=[0],
     )  # fmt: skip
-    frozen = {"teacher": jax.tree.map(lambda x: x[0], taught.params["student"])}
+    frozen = {"teacher": study.first(taught.params["student"])}
     share = {"layers": options.layers, "transfer_steps": int(options.transfer * options.steps)}
     recipes = {
         "alone": methods.masked_words(),

@@ -39,10 +39,9 @@ def projected_augmentation(bench):
     ).params["student"]  # fmt: skip
 
     def accuracy(own, params, rows):
-        given = study.predict(own, params, tokens[rows]).logits
-        return np.mean(np.argmax(np.asarray(given), -1) == label[rows], axis=1)
+        return study.right(study.predict(own, params, tokens[rows]).logits, label[rows])
 
-    given = jax.tree.map(lambda x: x[0], learned)
+    given = study.first(learned)
     size = _size(teacher, given, tokens[train[:200]], label[train[:200]], options.changed)
     found = {"teacher": np.repeat(accuracy(teacher, learned, test), len(bench.seeds))}
     for name, method in {

@@ -16,9 +16,9 @@ def contours_of_digits(bench):
     options = bench.options
     parts = images.prepare(bench).parts
     image = bench.source.columns["image"][..., 0].astype(np.float32) / 255.0
-    contour, count = contours(image, options.crossings)
+    contour, count = _contours(image, options.crossings)
     columns = {"contour": contour, "count": count}
-    sampled = sampling(options.points, options.queries, options.spread)
+    sampled = _sampling(options.points, options.queries, options.spread)
     stream = study.stream(columns, options.batch, examples=parts.train)
     data = {"labelled": dataclasses.replace(stream, augment=sampled)}
     encoder = networks.point_encoder(widths=(options.width, 2 * options.width), code=options.code)
@@ -51,7 +51,7 @@ def contours_of_digits(bench):
         whole = there.reshape(len(own), -1, own.shape[-1]).var(axis=1).sum(-1)
         wanted = label[getattr(parts, part)]
         right = [
-            np.mean(probe(train, label[few], options.ridge, test) == wanted)
+            np.mean(_probe(train, label[few], options.ridge, test) == wanted)
             for train, test in zip(own, there[:, 0], strict=True)
         ]
         return {"accuracy": np.asarray(right), "resampling": within / whole}
@@ -73,7 +73,7 @@ def contours_of_digits(bench):
     return found
 
 
-def contours(image, size: int):
+def _contours(image, size: int):
     """Where the lines between neighbouring pixels cross half of the ink: points in [-1, 1]².
 
     Args:
@@ -101,7 +101,7 @@ def contours(image, size: int):
     return found, counts
 
 
-def sampling(points: int, queries: int, spread: float):
+def _sampling(points: int, queries: int, spread: float):
     """`(key, example) -> example`: `points` drawn from a `contour`, `queries` and their `distances`.
 
     Half of the queries lie about points of the contour, with a standard deviation of `spread`, half
@@ -129,7 +129,7 @@ def sampling(points: int, queries: int, spread: float):
     return sample
 
 
-def probe(train, labels, strength, test):
+def _probe(train, labels, strength, test):
     """The classes `[M]` that ridge regression on one-hot labels gives to codes `[M, D]`."""
     mean, scale = train.mean(0), train.std(0) + 1e-6
 

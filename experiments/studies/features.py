@@ -12,7 +12,10 @@ from kdjax.networks.side_by_side import JOINED
 
 
 def class_of_students(bench):
-    """Students that share a teacher's vector out, against one student of as many parameters."""
+    """Students that share a teacher's vector out, against one student of as many parameters.
+
+    Only the second part of `tuned`, with labels, has its rate chosen; the first has the recipe's.
+    """
     options = bench.options
     data = images.prepare(bench)
     vector, hidden = options.vector, options.hidden
@@ -68,7 +71,10 @@ def class_of_students(bench):
 
 
 def interactive_communication(bench):
-    """A small student of digits that talks with a network trained on other images of digits."""
+    """A small student of digits that talks with a network trained on other images of digits.
+
+    `kd` has the answers of that network's own head, which has not seen these digits.
+    """
     options = bench.options
     # The middle, where MNIST has its ink: the digits fill their images.
     before = images.prepare(bench, 8, centre=options.centre)

@@ -14,7 +14,8 @@ def competitive_rounds(bench):
     """Difficult images come back distorted, with the teacher's answers, beside some easy ones.
 
     An image has a stock of distorted copies; what a round adds to a seed's pool are copies of images
-    that the row chooses. All rows train equally long, and all pools but the first grow equally.
+    that the row chooses. All rows train equally long. The pools of `kd` and `single` stay as they
+    are, those of the others grow equally.
     """
     options = bench.options
     data = images.prepare(bench, options.size)

@@ -19,7 +19,8 @@ def private_table(bench):
 
     The expert learns the table by DP-SGD; what reads values from the text and what writes its answer
     into the frozen model learn from rows drawn evenly. The opponent is the model fine-tuned on rows
-    drawn from noised means and variances of the two classes.
+    drawn from noised means and variances of the two classes, half of them of each. The ε is that of one
+    training, not of the choice of its rate.
     """
     options = bench.options
     table, label = tables.breast_cancer(options.features)
@@ -39,7 +40,7 @@ def private_table(bench):
         {"sequence": {"tokens": lines[:, :-1], "targets": lines[:, 1:]}},
         steps=options.model_steps, batch=32, rate=3e-3, seeds=[0],
     )  # fmt: skip
-    frozen = {"language_model": jax.tree.map(lambda x: x[0], pretrained.params["student"])}
+    frozen = {"language_model": study.first(pretrained.params["student"])}
     expert = networks.multilayer_perceptron(2, widths=(16,))
     shape = jax.ShapeDtypeStruct((1, options.features), jnp.float32)
     noise = privacy.noise_for(
@@ -48,7 +49,7 @@ def private_table(bench):
 
     def expert_right(state, seeds, rows=validation):
         del seeds
-        return _right(study.predict(expert, state.params["student"], rows[0]).logits, rows[1])
+        return study.right(study.predict(expert, state.params["student"], rows[0]).logits, rows[1])
 
     learned = bench.fit(
         "expert", grafted_expert.private_descent(clip=1.0, noise=noise, joins=options.joins),
@@ -84,14 +85,14 @@ def private_table(bench):
         "llamdex/decoder",
         grafted_expert.write_answers(
             width=48, count=options.tokens, classes=ANSWERS,
-            expert=jax.tree.map(lambda x: x[0], own),
+            expert=study.first(own),
         ),
         {"expert": expert, "language_model": model},
         {"expert": shape, "language_model": _tokens(columns["prompt"])},
         {"questions": study.stream(columns, 32, lambda seed: np.arange(len(drawn)) + seed * len(drawn))},
         steps=options.decoder_steps, batch=32, rate=3e-3, frozen=frozen,
         start=study.carried({}, expert=own),
-        score=lambda state, seeds: _right(answers(state, seeds, validation), validation[1]),
+        score=lambda state, seeds: study.right(answers(state, seeds, validation), validation[1]),
     )  # fmt: skip
     made = [_noised_rows(seed, *train, options) for seed in bench.seeds]
     texts = np.concatenate([_asked(rows, options)["prompt"] for rows, _ in made])
@@ -118,12 +119,12 @@ def private_table(bench):
                 lambda x: jnp.repeat(x, len(seeds), axis=0), pretrained.params["student"]
             )}
         ),
-        score=lambda state, seeds: _right(told(state, validation), validation[1]),
+        score=lambda state, seeds: study.right(told(state, validation), validation[1]),
     )  # fmt: skip
-    before = _right(told(pretrained, test), test[1]).repeat(len(bench.seeds))
+    before = study.right(told(pretrained, test), test[1]).repeat(len(bench.seeds))
     return {
-        "llamdex": {"accuracy": _right(answers(writer, bench.seeds, test), test[1])},
-        "synthetic": {"accuracy": _right(told(tuned, test), test[1])},
+        "llamdex": {"accuracy": study.right(answers(writer, bench.seeds, test), test[1])},
+        "synthetic": {"accuracy": study.right(told(tuned, test), test[1])},
         "expert": {"accuracy": expert_right(learned, bench.seeds, test)},
         "model": {"accuracy": before},
     }
@@ -198,7 +199,3 @@ def _last(lines):
 
 def _tokens(rows):
     return jax.ShapeDtypeStruct((1, rows.shape[1]), jnp.int32)
-
-
-def _right(logits, label):
-    return np.mean(np.asarray(logits).argmax(-1) == label, axis=1)

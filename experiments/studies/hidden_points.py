@@ -18,7 +18,8 @@ def points_of_digits(bench):
     """Digits of 64 points learned by rebuilding, by teachers, or both; a linear probe of few labels.
 
     The teachers are a network of pixels and a fixed vector per class name, which the points of all
-    training images learn from, as theirs do from captions; the probe has labels of its own.
+    training images learn from, as theirs do from captions; the probe has labels of its own. So every
+    row but `generative` has learned from all labels before the probe.
     """
     options = bench.options
     digits = images.prepare(bench)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
 from experiments import study
@@ -37,7 +36,7 @@ def label_only_surrogates(bench):
         {"labelled": study.stream(columns, 64, private["train"])},
         steps=options.target_steps, batch=64, rate=2e-3, seeds=[0],
     )  # fmt: skip
-    frozen = {"target": jax.tree.map(lambda x: x[0], learned.params["student"])}
+    frozen = {"target": study.first(learned.params["student"])}
 
     def asked(image):
         """`[N]`, what the target answers."""

@@ -76,22 +76,18 @@ def path_sums(bench):
         }
         labels = data.label[data.parts.test]
         found[name] = {
-            "accuracy": _right(parts["test"].logits, labels),
-            "first_exit": _right(parts["test"].features["exits"][..., 0, :], labels),
+            "accuracy": study.right(parts["test"].logits, labels),
+            "first_exit": study.right(parts["test"].features["exits"][..., 0, :], labels),
         }
         if name == "plain":
             heads = state.params["student"]["heads"]
             removed = _accuracies_without(heads, parts["validation"], data, "validation")
             kept = removed[:, 1:] <= removed[:, :1]
             scores = _logits_of(heads, parts["test"].features["paths"], kept)
-            found["pruned"] = {"accuracy": _right(scores, labels)}
+            found["pruned"] = {"accuracy": study.right(scores, labels)}
             found["pruned"]["paths"] = kept.sum(1)
     bench.costs["pruned"] = bench.costs["plain"]
     return found
-
-
-def _right(logits, labels):
-    return np.mean(np.argmax(np.asarray(logits), -1) == labels, axis=1)
 
 
 def _logits_of(heads, paths, kept):
@@ -112,7 +108,7 @@ def _accuracies_without(heads, given, data, part):
     masks = np.concatenate([everything, everything - np.eye(number)])
     return np.stack(
         [
-            _right(_logits_of(heads, paths, np.tile(mask, (len(paths), 1))), labels)
+            study.right(_logits_of(heads, paths, np.tile(mask, (len(paths), 1))), labels)
             for mask in masks
         ],
         axis=1,

@@ -19,7 +19,7 @@ def prompted_teachers(bench):
     """Teachers of private small digits, prompts on a public network of MNIST; votes, then a student.
 
     Every row may spend the same ε: queries are answered one by one until the accountant, which sees
-    the votes, says that the next one would cost more.
+    the votes, says that the next one would cost more. The choice of rates is not counted.
     """
     options = bench.options
     public = images.prepare(bench)
@@ -28,7 +28,7 @@ def prompted_teachers(bench):
         "source", methods.supervised(), {"student": source}, public.shape,
         {"labelled": public.stream(64)}, steps=options.source_steps, batch=64, rate=1e-3, seeds=[0],
     )  # fmt: skip
-    source_params = jax.tree.map(lambda x: x[0], learned.params["student"])
+    source_params = study.first(learned.params["student"])
     canvas = public.shape.shape[1:]
     digits = images.prepare(bench, data=sources.load_tfds("digits"))
     half = (len(digits.image), canvas[0] // 2, canvas[1] // 2, canvas[2])

@@ -66,7 +66,7 @@ def layered_retrieval(bench):
     found = {
         "teacher": _repeated(bench, _measured(_encoder_scores(wide, state, pairs, pairs.test)))
     }
-    frozen = {"teacher": jax.tree.map(lambda x: x[0], state.params["student"])}
+    frozen = {"teacher": study.first(state.params["student"])}
     layers = {"student_layers": tuple(shallow), "teacher_layers": tuple(deep)}
     rows = {
         "alone": methods.retrieval(),
@@ -202,7 +202,7 @@ def _joint_teacher(bench, pairs, row, options, *, part="", binary=False):
         steps=bench.options.teacher_steps, batch=bench.options.batch, rate=bench.options.rate,
         seeds=[0],
     )  # fmt: skip
-    params = jax.tree.map(lambda x: x[0], state.params["student"])
+    params = study.first(state.params["student"])
     scores = _table(scorer, params, pairs.part(pairs.test))
     return (scorer, params), _repeated(bench, _measured(scores[None]))
 

@@ -16,12 +16,16 @@ KINDS = ("noise", "shift", "blur")
 
 
 def robust_heads(bench):
-    """A small robust network teaches the last layers of a large one that has seen clean images only."""
+    """A small robust network teaches the last layers of a large one that has seen clean images only.
+
+    `linear` trains the head alone, `single` the last layer too, `full` everything, on perturbed images;
+    `three` the last layer, on every image as it is and perturbed.
+    """
     options = bench.options
     data = images.prepare(bench, options.size)
     width = options.width
     settings = {"batch": options.batch, "rate": options.rate}
-    perturb = functools.partial(perturbed, noise=options.noise, shift=options.shift)
+    perturb = functools.partial(_perturbed, noise=options.noise, shift=options.shift)
     given = {
         part: {"clean": data.image[numbers]}
         | {
@@ -33,10 +37,7 @@ def robust_heads(bench):
     def measured(logits_of, part="test"):
         """{"clean", "corrupted"} by seed, of `logits_of(images) [S, N, C]`."""
         labels = data.label[getattr(data.parts, part)]
-        right = {
-            kind: np.mean(np.argmax(np.asarray(logits_of(x)), -1) == labels, axis=1)
-            for kind, x in given[part].items()
-        }
+        right = {kind: study.right(logits_of(x), labels) for kind, x in given[part].items()}
         return {"clean": right["clean"], "corrupted": np.mean([right[k] for k in KINDS], axis=0)}
 
     def score(logits_of):
@@ -50,7 +51,12 @@ def robust_heads(bench):
     small = networks.multilayer_perceptron(data.classes, widths=(options.teacher,))
     large = networks.multilayer_perceptron(data.classes, widths=(width,) * 3)
     teacher = images.teach(
-        bench, small, data, augment=only_perturbed(perturb), steps=options.teacher_steps, **settings
+        bench,
+        small,
+        data,
+        augment=_only_perturbed(perturb),
+        steps=options.teacher_steps,
+        **settings,
     )
     before = images.teach(
         bench, large, data, row="pretrained", steps=options.teacher_steps, **settings
@@ -59,18 +65,18 @@ def robust_heads(bench):
     everyone = {"pretrained": before.frozen["teacher"], "teacher": teacher.frozen["teacher"]}
     found = {}
     for name, network in (("pretrained", large), ("teacher", small)):
-        params = _repeated(everyone[name], bench.seeds)
+        params = study.repeated(everyone[name], bench.seeds)
         found[name] = measured(lambda x, n=network, p=params: study.predict(n, p, x).logits)
 
     whole = bench.fit(
         "full", methods.supervised(), {"student": large}, data.shape,
-        {"labelled": data.stream(options.batch, augment=only_perturbed(perturb))},
-        start=study.carried({"student": _repeated(own, bench.seeds)}),
+        {"labelled": data.stream(options.batch, augment=_only_perturbed(perturb))},
+        start=study.carried({"student": study.repeated(own, bench.seeds)}),
         score=score(of_network(large)), steps=options.steps, **settings,
     )  # fmt: skip
     found["full"] = measured(functools.partial(of_network(large), whole))
 
-    both = {"labelled": data.stream(options.batch, augment=with_perturbed(perturb))}
+    both = {"labelled": data.stream(options.batch, augment=_with_perturbed(perturb))}
     rows = {
         "linear": (methods.three_heads(single=True, weight=0.0), 3),
         "single": (methods.three_heads(single=True), 2),
@@ -95,7 +101,7 @@ def robust_heads(bench):
                 "student": jax.ShapeDtypeStruct((1, width), jnp.float32),
             },
             both, frozen={"trunk": own, "teacher": teacher.frozen["teacher"]},
-            start=study.carried(_repeated(start, bench.seeds)), score=score(chosen),
+            start=study.carried(study.repeated(start, bench.seeds)), score=score(chosen),
             steps=options.steps, **settings,
         )  # fmt: skip
         found[name] = measured(functools.partial(chosen, state))
@@ -110,11 +116,6 @@ def robust_heads(bench):
     found["oracle"] = measured(oracle)
     bench.costs["oracle"] = bench.costs["three"]
     return found
-
-
-def _repeated(params, seeds):
-    """Parameters of one network for every seed."""
-    return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], len(seeds), axis=0), params)
 
 
 def _logits(trunk, top, own, state, x):
@@ -140,17 +141,17 @@ def _chosen(logits_of, clean, percentile, state, x):
     return choose_head(*heads, threshold=threshold)
 
 
-def only_perturbed(perturb):
+def _only_perturbed(perturb):
     """`(key, example) -> example`, the image perturbed."""
     return lambda key, example: {**example, "image": perturb(key, example["image"])}
 
 
-def with_perturbed(perturb):
+def _with_perturbed(perturb):
     """`(key, example) -> example`, the image as it is and `perturbed` beside it."""
     return lambda key, example: {**example, "perturbed": perturb(key, example["image"])}
 
 
-def perturbed(key, image, *, noise, shift, kind=None):
+def _perturbed(key, image, *, noise, shift, kind=None):
     """An image `[H, W, 1]` with noise, shifted or blurred, one drawn by the key or the one asked for."""
     keys = jax.random.split(key)
     ways = (

@@ -13,7 +13,11 @@ from kdjax.networks.routed import OPERATORS
 
 
 def routes_between_networks(bench):
-    """A network of few labelled digits chooses which layers of one trained on MNIST it takes in."""
+    """A network of few labelled digits chooses which layers of one trained on MNIST it takes in.
+
+    A quarter of the labelled images rewards the routes: where there are any, settled or not, the other
+    three quarters train the network. `kd` has the answers of MNIST's own head.
+    """
     options = bench.options
     # The middle, where MNIST has its ink: the digits fill their images.
     before = images.prepare(bench, 8, centre=options.centre)
@@ -53,13 +57,12 @@ def routes_between_networks(bench):
         def score(state, seeds):
             del seeds
             found = logits(state.params["student"], route_of(state))
-            return np.mean(np.argmax(np.asarray(found), -1) == data.label[numbers], axis=1)
+            return study.right(found, data.label[numbers])
 
         return score
 
     found = {"teacher": {"accuracy": taught.accuracy}}
-    own = {"student": jax.tree.map(lambda x: np.asarray(x)[None], taught.frozen["teacher"])}
-    own = jax.tree.map(lambda x: np.repeat(x, len(bench.seeds), axis=0), own)
+    own = study.repeated({"student": taught.frozen["teacher"]}, bench.seeds)
     few = {"labelled": data.stream(options.batch, options.labelled, **taught.columns)}
     for name, method, network, start in (
         ("alone", methods.supervised(), plain, None),
@@ -87,7 +90,7 @@ def routes_between_networks(bench):
         method = methods.auto_transfer(
             **shape, eta=eta, explore=0.0 if name != "bandit" else options.explore
         )
-        start = None if name == "bandit" else settled(name, bench.seeds, shape)
+        start = None if name == "bandit" else _settled(name, bench.seeds, shape)
         state = bench.fit(
             name, method, {"student": routed}, {"student": inputs}, streams,
             start=start, score=scored(lambda state: best_route(state.memory), "validation"),
@@ -99,7 +102,7 @@ def routes_between_networks(bench):
     return found
 
 
-def settled(name, seeds, shape):
+def _settled(name, seeds, shape):
     """A `start` whose routes are settled: the same depth by addition, or drawn by the seed."""
     sizes = {"arms": shape["arms"] + 1, "operators": len(OPERATORS)}
     routes = {"arms": [], "operators": []}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import study
 from kdjax import methods, networks
 from kdjax.data import text
 from kdjax.losses import sequence
@@ -67,7 +68,7 @@ def planted_secrets(bench):
     found = {
         "teacher": {k: v.repeat(len(bench.seeds)) for k, v in measured(teacher, learned).items()}
     }
-    frozen = {"teacher": jax.tree.map(lambda x: x[0], learned.params["student"])}
+    frozen = {"teacher": study.first(learned.params["student"])}
     for row in ("swing_distillation", "kd"):
         private = train["private"] if row == "swing_distillation" else 0 * train["private"]
         state = bench.fit(

@@ -1,6 +1,5 @@
 """Two tasks on one image, with a teacher for each, in one student."""
 
-import jax
 import numpy as np
 
 from experiments import study
@@ -16,7 +15,9 @@ def turned_tasks(bench):
     """The class of a turned digit and its quarter turn; few labels, many images, two teachers.
 
     The student has a path per teacher, or one wider trunk for the mean of both teachers, or learns
-    what they say of their tasks, or is alone. All have as many parameters, those aside that end with the distillation.
+    what they say of their tasks, or is alone. All have as many parameters, those aside that end with
+    the distillation, and train for as many steps; but the first two see the unlabelled images in
+    their first stage, the others the labelled ones alone.
     """
     options = bench.options
     digits = images.prepare(bench, size=options.size)
@@ -35,7 +36,7 @@ def turned_tasks(bench):
             name, methods.supervised(), {"student": nets[name]}, digits.shape,
             {"labelled": taught.stream(64)}, steps=options.teacher_steps, batch=64, rate=1e-3, seeds=[0],
         )  # fmt: skip
-        frozen[name] = jax.tree.map(lambda x: x[0], learned.params["student"])
+        frozen[name] = study.first(learned.params["student"])
         found[name] = {"accuracy": taught.scored(nets[name])(learned, [0]).repeat(len(bench.seeds))}
     columns = {"turn": turn}
     few = {"labelled": digits.stream(options.batch, options.labelled, **columns)}
@@ -56,7 +57,7 @@ def turned_tasks(bench):
             numbers = getattr(digits.parts, part)
             given = study.predict(network, state.params["student"], digits.image[numbers]).features
             return [
-                np.mean(np.asarray(given[f"task{t}"]).argmax(-1) == column[numbers], axis=1)
+                study.right(given[f"task{t}"], column[numbers])
                 for t, column in enumerate((digits.label, turn), 1)
             ]
 

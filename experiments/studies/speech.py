@@ -7,7 +7,7 @@ from experiments import study
 from experiments.studies import _images as images
 from experiments.studies import _text
 from kdjax import methods, networks
-from kdjax.data import plans, streams
+from kdjax.data import answers, plans, streams
 from kdjax.methods.sequence import next_token
 from kdjax.metrics import transfer
 from kdjax.networks.speech import frame_labeller, frame_predictor
@@ -78,7 +78,7 @@ def _language_model(bench, rng, texts, fresh):
         "model", next_token(), {"student": model}, inputs, {"sequence": columns(texts)},
         steps=options.model_steps, batch=64, rate=3e-3, seeds=[0],
     )  # fmt: skip
-    params = jax.tree.map(lambda x: x[0], state.params["student"])
+    params = study.first(state.params["student"])
     held = {"": columns(fresh)}
     return model, params, {"model": {"loss": _text.losses_of_one(bench, model, params, held)[0]}}
 
@@ -104,23 +104,16 @@ def _error_rate(network, state, rows):
     best = np.asarray(outputs.logits).argmax(-1)
     said = [[_collapsed(path) for path in paths] for paths in best]
     wanted = [labels[labels > 0].tolist() for labels in rows["labels"]]
-    edits = [sum(_edits(a, b) for a, b in zip(paths, wanted, strict=True)) for paths in said]
+    edits = [
+        sum(answers.edit_distance(a, b) for a, b in zip(paths, wanted, strict=True))
+        for paths in said
+    ]
     return np.array(edits) / rows["mask"].sum()
 
 
 def _collapsed(path):
     """The tokens of a path of a CTC: repeats are one, blanks none."""
     return [int(x) for x, before in zip(path, [0, *path[:-1]], strict=True) if x and x != before]
-
-
-def _edits(a, b):
-    """The least insertions, deletions and replacements from one list to the other."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
 
 
 def perturbed_frames(bench):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import study
 from experiments.studies import _text
 from kdjax import methods
 from kdjax.data import text
@@ -39,7 +40,7 @@ def spelling_rules(bench):
         "model", next_token(), {"student": body}, inputs, {"sequence": clean},
         steps=options.model_steps, batch=32, rate=options.model_rate, seeds=[0],
     )  # fmt: skip
-    learned = jax.tree.map(lambda x: x[0], model.params["student"])
+    learned = study.first(model.params["student"])
     train, validation, test, outside = (
         _windows(words, options, rng)
         for words in (home[: cut[0]], home[cut[0] : cut[1]], home[cut[1] :], abroad)

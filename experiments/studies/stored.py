@@ -23,7 +23,7 @@ def replayed_views(bench):
     chosen = data.parts.train[: options.images]
     image, label = data.image[chosen], data.label[chosen]
     view = functools.partial(
-        seeded_view, jnp.asarray(image), shift=options.shift, mixed=options.mixed
+        _seeded_view, jnp.asarray(image), shift=options.shift, mixed=options.mixed
     )
     teacher = networks.multilayer_perceptron(data.classes, widths=(options.teacher,))
     moved = augment.random_crop(options.shift)
@@ -88,7 +88,7 @@ def replayed_views(bench):
     return found
 
 
-def seeded_view(image, example, seed, *, shift, mixed):
+def _seeded_view(image, example, seed, *, shift, mixed):
     """The view `[H, W, 1]` of an example that an augmentation seed makes, the same whenever asked for.
 
     Shifted by up to `shift` pixels, then mixed with another example: 1 - w of itself, w drawn from

@@ -77,7 +77,7 @@ def _masked_model(bench, parts):
         {"sequence": columns(parts["train"]["tokens"])}, steps=options.model_steps, batch=32,
         rate=options.model_rate, seeds=[0],
     )  # fmt: skip
-    params = jax.tree.map(lambda x: x[0], state.params["student"])
+    params = study.first(state.params["student"])
     held = {"": columns(parts["test"]["tokens"])}
     return model, params, {"model": {"loss": _text.losses_of_one(bench, model, params, held)[0]}}
 

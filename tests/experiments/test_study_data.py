@@ -72,7 +72,7 @@ def disc(radius, side=28):
 
 
 def test_contours_of_a_disc_are_its_circle():
-    points, count = contours.contours(np.stack([disc(0.5), disc(0.7)]), 90)
+    points, count = contours._contours(np.stack([disc(0.5), disc(0.7)]), 90)
     for radius, row, number in zip((0.5, 0.7), points, count, strict=True):
         np.testing.assert_allclose(np.hypot(*row[:number].T), radius, atol=0.02)
         np.testing.assert_array_equal(row[number:], np.tile(row[0], (90 - number, 1)))
@@ -80,9 +80,9 @@ def test_contours_of_a_disc_are_its_circle():
 
 
 def test_sampled_queries_have_the_distance_to_the_whole_contour():
-    points, count = contours.contours(disc(0.5)[None], 90)
+    points, count = contours._contours(disc(0.5)[None], 90)
     example = {"contour": jnp.asarray(points[0]), "count": jnp.asarray(count[0])}
-    one, other = (contours.sampling(12, 40, 0.1)(jax.random.key(seed), example) for seed in (0, 1))
+    one, other = (contours._sampling(12, 40, 0.1)(jax.random.key(seed), example) for seed in (0, 1))
     assert one["points"].shape == (12, 2) and not np.array_equal(one["points"], other["points"])
     true = np.abs(np.hypot(*np.asarray(one["queries"]).T) - 0.5)
     np.testing.assert_allclose(one["distances"], true, atol=0.06)
@@ -92,17 +92,17 @@ def test_sampled_queries_have_the_distance_to_the_whole_contour():
 def test_the_probe_finds_a_linear_rule():
     x = RNG.normal(size=(300, 4))
     labels = (x @ RNG.normal(size=4) > 0).astype(int)
-    found = contours.probe(x[:200], labels[:200], 1.0, x[200:])
+    found = contours._probe(x[:200], labels[:200], 1.0, x[200:])
     assert np.mean(found == labels[200:]) > 0.85
 
 
 def test_a_view_comes_again_by_its_seed_and_mixes_two_examples():
     image = jnp.asarray(RNG.random((5, 6, 6, 1)).astype(np.float32))
-    view = jax.jit(lambda e, s: stored.seeded_view(image, e, s, shift=1, mixed=0.4))
+    view = jax.jit(lambda e, s: stored._seeded_view(image, e, s, shift=1, mixed=0.4))
     np.testing.assert_array_equal(view(2, 3), view(2, 3))
     assert float(jnp.abs(view(2, 3) - view(2, 4)).max()) > 0.05
     assert float(jnp.abs(view(2, 3) - view(1, 3)).max()) > 0.05
-    alone = stored.seeded_view(image, 2, 3, shift=0, mixed=0.0)
+    alone = stored._seeded_view(image, 2, 3, shift=0, mixed=0.0)
     np.testing.assert_allclose(alone, image[2], atol=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_perturbed_images_are_noisy_shifted_or_blurred():
 
     def one(kind, seed=0):
         key = jax.random.key(seed)
-        return np.asarray(robustness.perturbed(key, image, noise=0.5, shift=2, kind=kind))
+        return np.asarray(robustness._perturbed(key, image, noise=0.5, shift=2, kind=kind))
 
     blurred = one("blur")
     np.testing.assert_allclose(blurred[2, 3], image[1:4, 2:5].mean((0, 1)), rtol=1e-5)
@@ -144,7 +144,7 @@ def test_paths_that_help_are_kept():
 def test_settled_routes_are_of_one_depth_or_drawn_by_the_seed():
     shape = {"layers": 2, "arms": 3}
     for name in ("fixed", "random"):
-        start = routing.settled(name, [0, 1, 2], shape)
+        start = routing._settled(name, [0, 1, 2], shape)
         state = Held({}, {"weights": None, "mean": 0})
         weights = start(state, [0, 1, 2]).memory["weights"]["arms"]
         arms = np.asarray(weights).argmax(-1)
