@@ -95,6 +95,9 @@ def opening(steps, *, parts=4):
     Args:
         steps: the length of the run.
         parts: at least 1.
+
+    Raises:
+        ValueError: steps or parts below 1.
     """
     if steps < 1 or parts < 1:
         raise ValueError(f"steps and parts must be at least 1, got {steps} and {parts}")

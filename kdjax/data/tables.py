@@ -14,6 +14,9 @@ def breast_cancer(features: int = 30) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (`float32[569, features]`, `int32[569]`).
 
+    Raises:
+        ValueError: features out of range.
+
     Reference:
         Street, Wolberg, Mangasarian, "Nuclear Feature Extraction for Breast Tumor Diagnosis", 1993.
 

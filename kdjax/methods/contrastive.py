@@ -150,6 +150,9 @@ def msdcrd(
     Features are maps `[B, H, W, C]` or patch tokens behind one class token `[B, 1 + N, C]` on a square
     grid; the teacher's parameters have a dense `head` that reads the mean of the map.
 
+    Raises:
+        ValueError: at the first trace, windows that do not divide the map, tokens that are no square.
+
     Wang, Chen, Wang, "Contrastive Representation Distillation via Multi-Scale Feature Decoupling", 2025
     (MSDCRD); the formulas and the numbers are a reconstruction from its summaries.
     """

@@ -144,7 +144,9 @@ def grafted_logits(answer, params, prompt, pseudo, classes):
     Args:
         answer: `(params, tokens [1, L]) -> logits [1, L, V]`.
         params: has an untied `embedding`, whose last K rows give way to `pseudo`.
-        prompt: `[B, L]`. pseudo: `[B, K, D]`. classes: the tokens of the C classes.
+        prompt: `[B, L]`
+        pseudo: `[B, K, D]`
+        classes: the tokens of the C classes.
 
     Returns:
         `[B, C]`

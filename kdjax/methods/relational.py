@@ -88,11 +88,14 @@ def trg(
     """Cross-entropy + KD + relations among the tokens of a batch: graph edges, contrast, context.
 
     `tokens` patches are drawn of every image, the same on both sides. Over those of the whole batch:
-    KL(student || teacher) of the edges of the nearest-neighbour graphs, and InfoNCE of a student's
+    KL(student ‖ teacher) of the edges of the nearest-neighbour graphs, and InfoNCE of a student's
     token with the teacher's token of the same place, after a linear head on either side, at a
     temperature that falls by a cosine within `cooling_steps`. Inside an image: the squared distance of
     the softmaxed token similarities. The three share a weight, which rises over the first tenth of
     the cooling. Features are patch tokens behind one class token, `[B, 1 + N, D]`.
+
+    Raises:
+        ValueError: at the first trace, more `tokens` than an image has patches.
 
     Zhang, Liu, He, "Knowledge Distillation via Token-level Relationship Graph", 2023; the numbers and
     the form of the contrast are a reconstruction.

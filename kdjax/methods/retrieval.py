@@ -107,6 +107,9 @@ def lead(
     inputs need to agree. As many of the teacher's layers as the student has are drawn every `redrawn`
     steps, in order; a pair counts by softmax(-NLL of the teacher's layer / layer_temperature), detached.
 
+    Raises:
+        ValueError: no student layer, or more of them than teacher layers.
+
     Sun, Liu, Gong, et al., "LEAD: Liberal Feature-based Distillation for Dense Retrieval", 2024; the
     teacher is not trained on here, as it may be there.
     """
@@ -207,6 +210,9 @@ def prod(
     label_weight · NLL + T² · (kd_weight · KL(teacher ‖ student) + keep_weight · KL(initial ‖ student)),
     with the scores of the frozen copy `memory["initial"]`. The documents are
     `frozen["documents"]["bags"]` `[N, V]`.
+
+    Raises:
+        ValueError: more `drawn` than there are candidates.
 
     Lin, Gong, Liu, et al., "PROD: Progressive Distillation for Dense Retrieval", 2023, with T = 4,
     weights 0.1, 0.9 and 1, 15 negatives, the last weight 0 under the dual encoder's teaching.

@@ -27,7 +27,7 @@ def collaborative_segmentation(
 ) -> Method:
     """Labels + bidirectional selective distillation by pixels and regions + low-layer mimicry.
 
-    By pixel: T² KL(peer || own) where the peer gives the label more, nothing elsewhere; without
+    By pixel: T² KL(peer ‖ own) where the peer gives the label more, nothing elsewhere; without
     `selective` everywhere, as in mutual learning. By region of a grid of `regions` squared: 1 - cosine
     of the projected `high` map with the peer's where the peer's cross-entropy in the region is lower.
     By position of the coarser grid: the squared distance of the projected `low` map to the peer's, both
@@ -111,7 +111,11 @@ def collaborative_segmentation(
 
 
 def pooled(x, rows, columns):
-    """Means of `[B, H, W, D]` over the cells of a grid of `rows` by `columns`."""
+    """Means of `[B, H, W, D]` over the cells of a grid of `rows` by `columns`, `[B, rows, columns, D]`.
+
+    Raises:
+        ValueError: a grid that does not divide the maps.
+    """
     b, height, width, d = x.shape
     if height % rows or width % columns:
         raise ValueError(f"a grid of {rows} by {columns} must divide maps of {height} by {width}")

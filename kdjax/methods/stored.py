@@ -36,7 +36,8 @@ def even_tail(log_probs, classes, log_tail, *, size):
     """The log-probabilities `[..., C]` of a stored top K, every other class with an even part of the tail.
 
     Args:
-        log_probs: `[..., K]`; classes: `[..., K]` distinct integers.
+        log_probs: `[..., K]`
+        classes: `[..., K]` distinct integers.
         log_tail: `[...]`, the log of the mass of all other classes.
         size: C, above K.
 

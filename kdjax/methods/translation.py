@@ -74,6 +74,9 @@ def a2d(
         aligner: "trained"; "last", without W: the last of the student's layers learns from the
             teacher's last by the mean squared error, as in TinyBERT (Jiao et al., 2020), as many heads
             on both sides; "" for no attention.
+
+    Raises:
+        ValueError: another aligner.
     """
     check_fraction(weight=weight, decay=decay, smoothing=smoothing)
     check_not_negative(attention_weight=attention_weight)

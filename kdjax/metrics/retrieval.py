@@ -39,6 +39,12 @@ def recall_among(ranks, documents: int, *, candidates: int = 10) -> np.ndarray:
         ranks: `[...]` among all `documents`.
         documents: N, at least `candidates`.
 
+    Returns:
+        `[...]`, from 0 to 1.
+
+    Raises:
+        ValueError: candidates out of range.
+
     >>> recall_among([0.0, 1.0, 2.0], 3, candidates=2)
     array([1. , 0.5, 0. ])
     """

@@ -25,6 +25,9 @@ def visual_prompt(
         canvas: height, width and channels; the image lies in its centre.
         prompted: False leaves the frame empty: the linear map alone.
 
+    Raises:
+        ValueError: a source without logits; at the first pass, images larger than the canvas.
+
     Li et al., "Exploring the Benefits of Visual Prompting in Differential Privacy", 2023.
     """
     seen = output_shapes(source, jax.ShapeDtypeStruct((1, *canvas), jnp.float32)).logits

@@ -1,4 +1,9 @@
-"""A head in which a query, of this network or of another, looks for what it needs among tokens."""
+"""A head in which a query, of this network or of another, looks for what it needs among tokens.
+
+Reference:
+    Song, Xie, Zhang, Luo, "Multi-Mode Online Knowledge Distillation for Self-Supervised Visual
+    Representation Learning", 2023, whose head is a transformer; this is one cross-attention.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,9 @@
-"""Several networks of one form beside each other, as one network: they share nothing but the input."""
+"""Several networks of one form beside each other, as one network: they share nothing but the input.
+
+Reference:
+    Malik, Mohbat, Haider, Rasheed, Taj, "Teacher-Class Network: A Neural Network Compression Mechanism",
+    2021.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,10 @@
-"""Networks over frames: `[B, T, F]` -> logits of every frame, and states that predict later frames."""
+"""Networks over frames: `[B, T, F]` -> logits of every frame, and states that predict later frames.
+
+Reference:
+    Lu, Chen, "A Context-Aware Knowledge Transferring Strategy for CTC-Based ASR", 2022, for the labeller,
+    a reconstruction; Chung, Hsu, Tang, Glass, "An Unsupervised Autoregressive Model for Speech
+    Representation Learning", 2019, for the predictor.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn

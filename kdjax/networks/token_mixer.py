@@ -1,4 +1,9 @@
-"""A small transformer over a few named vectors, some of which may be hidden. Feature: `mixed`."""
+"""A small transformer over a few named vectors, some of which may be hidden. Feature: `mixed`.
+
+Reference:
+    Zhong, Chi, Gu, Wang, Yu, Tang, "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from
+    Mixture-of-Experts", 2022: the aggregator of the experts' features.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from kdjax import networks
-from kdjax.data import point_sets as points
 from kdjax.methods import hidden_points
 from kdjax.networks.point_transformer import point_transformer
 from kdjax.train import build_train_step, init_state
@@ -84,20 +83,6 @@ def test_recon_weighs_rebuilding_against_teachers(weights):
     }
     assert (gap["points"] > 0) == (generative > 0)
     assert (gap["reading1"] > 0) == (contrastive > 0)
-
-
-def test_grouped_patches_are_the_neighbours_of_far_centres():
-    drawn = points.drawn_points(RNG, np.eye(8)[None].repeat(3, 0), 30)
-    assert drawn.shape == (3, 30, 2) and np.abs(drawn).max() <= 1
-    assert np.abs(drawn[..., 0] - drawn[..., 1]).max() <= 0.25 + 1e-6, "on the diagonal's pixels"
-    near, centres = points.grouped(drawn, 4, 5)
-    for i in range(3):
-        distances = np.linalg.norm(drawn[i][None] - centres[i][:, None], axis=-1)
-        np.testing.assert_allclose(
-            np.linalg.norm(near[i], axis=-1), np.sort(distances, axis=1)[:, :5], atol=1e-5
-        )
-    with pytest.raises(ValueError, match="make no 40 patches"):
-        points.grouped(drawn, 40, 5)
 
 
 def _prepared(method):

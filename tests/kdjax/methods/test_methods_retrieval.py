@@ -8,7 +8,6 @@ import pytest
 from method_steps import RNG
 
 from kdjax import methods, networks
-from kdjax.metrics import retrieval as metrics
 from kdjax.train import build_train_step, init_state
 
 B, N, V = 4, 6, 5
@@ -136,18 +135,3 @@ def test_pair_scorer_scores_every_query_with_every_document():
     assert whole.shape == (B, B)
     one = scores(PAIRS["query"][1:2], PAIRS["document"][2:3])
     np.testing.assert_allclose(one[0, 0], whole[1, 2], rtol=1e-5)
-
-
-def test_recall_among_drawn_candidates_is_that_of_drawing_them():
-    rng, scores = np.random.default_rng(0), np.random.default_rng(1).normal(size=(30, 30))
-    ranks = metrics.own_ranks(scores)
-    np.testing.assert_array_equal(ranks, [(row > row[i]).sum() for i, row in enumerate(scores)])
-    expected = metrics.recall_among(ranks, 30, candidates=5).mean()
-    found = []
-    for _ in range(400):
-        for i, row in enumerate(scores):
-            others = rng.choice(np.delete(np.arange(30), i), 4, replace=False)
-            found.append(row[i] > row[others].max())
-    np.testing.assert_allclose(np.mean(found), expected, atol=0.02)
-    with pytest.raises(ValueError, match="candidates"):
-        metrics.recall_among(ranks, 30, candidates=31)
