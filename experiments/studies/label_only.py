@@ -16,7 +16,8 @@ LATENT, HIDDEN = 32, 96
 def label_only_surrogates(bench):
     """A target of the digits 0 to 4; its students ask about made images, noise, or digits 5 to 9.
 
-    All students may ask equally often; agreement with the target is counted on its unseen digits.
+    All students may ask equally often, but every trial of the generator's settings asks as often again.
+    Agreement with the target is counted on its unseen digits, and settings are chosen by it on others.
     """
     options = bench.options
     digits = images.prepare(bench, size=options.size)

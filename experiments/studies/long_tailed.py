@@ -11,7 +11,10 @@ GROUPS = {"many": slice(0, 4), "medium": slice(4, 7), "few": slice(7, 10)}
 
 
 def long_tailed_experts(bench):
-    """Three experts that teach each other, then balanced classifiers, on a long-tailed subset."""
+    """Three experts that teach each other, then balanced classifiers, on a long-tailed subset.
+
+    Settings of the first part are chosen by its own heads; the second has the recipe's rate.
+    """
     options = bench.options
     data = images.prepare(bench, options.size)
     falling = options.imbalance ** (-np.arange(data.classes) / (data.classes - 1))

@@ -85,7 +85,7 @@ def progressive_retrieval(bench):
 
     Every row goes on from one encoder that learned from labels, in as many steps: under the largest
     teacher from the start, under three in turn, with what it knew kept, and with the queries of the
-    last step chosen or drawn.
+    last step chosen or drawn; the last two share the other steps with `kept`, whose cost they are.
     """
     options, pairs = bench.options, _pairs(bench.options)
     train, encoder = pairs.part(pairs.train), _encoder(options.student)

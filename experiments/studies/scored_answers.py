@@ -128,7 +128,8 @@ def ranked_targets(bench):
     """Short names from a ranker alone: the best candidate is the target, the next ones are context.
 
     `weighted` multiplies a target's loss by the ranker's score of it; `shaped` writes the fifth of
-    [0, 1] that a score is in before every candidate and, to be predicted first, before the target.
+    [0, 1] that a score is in before every candidate and, to be predicted first, before the target. At
+    the test the best candidate is in the context.
 
     Gabburo, Koncel-Kedziorski, Garg, Soldaini, Moschitti, "Knowledge Transfer from Answer Ranking to
     Answer Generation", 2022; there are five candidates of context, two here.

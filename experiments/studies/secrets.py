@@ -20,7 +20,8 @@ def planted_secrets(bench):
     """A teacher that has learned canaries; students with plain and with melted targets for them.
 
     Characters of the standard library's sources, with lines `key_ab=123456` between theirs. Private
-    are runs of four digits and more, whoever wrote them.
+    are runs of four digits and more, whoever wrote them: of these `kd` has labels, too, the melted
+    targets none.
     """
     options, rng = bench.options, np.random.default_rng(0)
     documents = text.standard_library()

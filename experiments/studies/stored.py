@@ -16,7 +16,10 @@ from kdjax.signals import top_k
 
 
 def replayed_views(bench):
-    """Views that a seed makes again, with the teacher's best classes of each from a cache on disk."""
+    """Views that a seed makes again, with the teacher's best classes of each from a cache on disk.
+
+    All rows but `alone`, whose images are shifted anew in every step and never mixed, see these views.
+    """
     options = bench.options
     data = images.prepare(bench, options.size)
     settings = {"batch": options.batch, "rate": options.rate}
