@@ -124,7 +124,7 @@ def path_ensemble() -> ConfigDict:
         "path_sums",
         rows=["plain", "scaled", "supervised", "distilled", "pruned"],
         claims={
-            "distilled": measured.claim("distilled", over=["plain", "scaled"]),
+            "distilled": measured.claim("distilled", over=["supervised", "scaled", "plain"]),
             "pruned": measured.claim("pruned", over=["plain"]),
         },
         options={

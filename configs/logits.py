@@ -173,8 +173,9 @@ def robustify() -> ConfigDict:
     corrupted = {"metric": "corrupted"}
     return measured.study(
         "robust_heads",
-        rows=["teacher", "pretrained", "linear", "full", "single", "three", "oracle"],
+        rows=["teacher", "pretrained", "linear", "full", "single", "untaught", "three", "oracle"],
         claims={
+            "taught": measured.claim("three", over=["untaught"], **corrupted),
             "robust": measured.claim("three", over=["pretrained", "linear"], **corrupted),
             "clean": measured.claim("three", over=["single"], metric="clean"),
             "kept": measured.claim(
@@ -186,7 +187,7 @@ def robustify() -> ConfigDict:
             "batch": 64, "rate": 1e-3, "teacher_steps": 1000, "steps": 300,
         },
         data=measured.MNIST,
-        grid={"linear": rates, "full": rates, "single": grid, "three": grid},
+        grid={**dict.fromkeys(("linear", "full", "untaught"), rates), "single": grid, "three": grid},
     )  # fmt: skip
 
 

@@ -140,12 +140,15 @@ def sak() -> ConfigDict:
 
 
 def recon() -> ConfigDict:
-    """S248: points rebuilt and taught at once without disturbing each other, against either alone."""
+    """S248: points rebuilt and taught at once without disturbing each other, against the teachers alone.
+
+    `generative` sees no labels and is no opponent on them.
+    """
     return measured.study(
         "points_of_digits",
         rows=["recon", "attached", "generative", "contrastive", "pixels"],
         claims={
-            "recon": measured.claim("recon", ["contrastive", "generative"]),
+            "recon": measured.claim("recon", ["contrastive"]),
             "detached": measured.claim("recon", ["attached"]),
         },
         options={

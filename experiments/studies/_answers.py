@@ -192,15 +192,29 @@ def each(function: Callable[..., Any], *by_seed: Iterable) -> list[Any]:
 def parts(bench, items: Sequence | Callable[[Any], Any], *sizes: int):
     """Every seed's generator, and by part what it has of the items: `rngs, first, second, ...`.
 
-    The items are put in an order that the seed draws; a function draws each item by the generator, so
-    that an item may be in several parts.
+    The items are put in an order that the seed draws; a function draws each item by the generator. No
+    part has an item of another one.
     """
     rngs = [np.random.default_rng(seed) for seed in bench.seeds]
     if callable(items):
-        return rngs, *([[items(rng) for _ in range(size)] for rng in rngs] for size in sizes)
+        there: list[set[str]] = [set() for _ in rngs]
+        return rngs, *(
+            each(lambda rng, t, n=n: unseen(rng, items, n, t), rngs, there) for n in sizes
+        )
     ends = np.cumsum(sizes)
     drawn = [np.split(rng.permutation(items)[: ends[-1]], ends[:-1]) for rng in rngs]
     return rngs, *([own[k].tolist() for own in drawn] for k in range(len(sizes)))
+
+
+def unseen(rng, item: Callable[[Any], Any], size: int, there: set[str]) -> list:
+    """So many items, drawn again where they are `there` already; they are then there too."""
+    found: list = []
+    while len(found) < size:
+        drawn = item(rng)
+        if str(drawn) not in there:
+            there.add(str(drawn))
+            found.append(drawn)
+    return found
 
 
 def or_else(found: Sequence[Sequence], otherwise: Sequence[Sequence]):

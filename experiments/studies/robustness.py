@@ -80,6 +80,7 @@ def robust_heads(bench):
     rows = {
         "linear": (methods.three_heads(single=True, weight=0.0), 3),
         "single": (methods.three_heads(single=True), 2),
+        "untaught": (methods.three_heads(weight=0.0), 2),
         "three": (methods.three_heads(), 2),
     }
     for name, (method, depth) in rows.items():

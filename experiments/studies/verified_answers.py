@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.studies import _expressions as arithmetic
-from experiments.studies._answers import Writer, each, or_else, parts
+from experiments.studies._answers import Writer, each, or_else, parts, unseen
 from kdjax import methods
 from kdjax.data import answers
 
@@ -65,16 +65,22 @@ def adversarial_rounds(bench):
     options = bench.options
     writer = Writer(bench, arithmetic.CHARACTERS, prompt=5, answer=4)
     rngs, pool = parts(bench, lambda rng: _task(rng, options.shares), options.pool)
+    there = [set(own) for own in pool]
     validation, test = (
-        [[_answered(_task(rng, np.ones(3) / 3)) for _ in range(size)] for rng in rngs]
-        for size in (options.validation, options.test)
+        each(
+            lambda *own, n=n: [_answered(x) for x in unseen(own[0], _even_task, n, own[1])],
+            rngs,
+            there,
+        )
+        for n in (options.validation, options.test)
     )
+    held = [own - set(tasks) for own, tasks in zip(there, pool, strict=True)]
 
-    def grown(rng, own, texts, name):
+    def grown(rng, own, texts, held, name):
         scores = [_score(task, text) for task, (text,) in zip(own, texts, strict=True)]
         hard = answers.is_hard(np.full(len(own), 10.0), scores)
         hard = rng.permutation(hard) if name == "shuffled" else hard
-        return own + _new_tasks(rng, own, hard, name, options)
+        return own + _new_tasks(rng, own, hard, name, options, held)
 
     learned = [[_answered(task) for task in own] for own in pool]
     found = {"start": writer.teach("start", learned, steps=options.start_steps)}
@@ -82,7 +88,7 @@ def adversarial_rounds(bench):
         params, cache = found["start"], pool
         for turn in range(options.rounds):
             texts = writer.write(params, cache)
-            cache = each(grown, rngs, cache, texts, [name] * len(rngs))
+            cache = each(grown, rngs, cache, texts, held, [name] * len(rngs))
             new = [[_answered(task) for task in own[-options.round :]] for own in cache]
             label = name if turn == options.rounds - 1 else f"{name}/{turn}"
             params = writer.teach(
@@ -98,6 +104,10 @@ def _task(rng, shares, digits=0):
     return f"{rng.integers(most // 10, most)}{'+-*'[rng.choice(3, p=shares)]}{rng.integers(10)}="
 
 
+def _even_task(rng):
+    return _task(rng, np.ones(3) / 3)
+
+
 def _answered(task):
     left, right = task[:-2], task[-2]
     return task, str(arithmetic.value((left[-1], left[:-1], right)))
@@ -111,22 +121,26 @@ def _score(task, text):
     )
 
 
-def _new_tasks(rng, pool, hard, name, options):
-    """A round of tasks that the pool does not have: all random or hard, or half hard and half easy."""
+def _new_tasks(rng, pool, hard, name, options, held=frozenset()):
+    """A round of tasks in neither `pool` nor `held`: all random or hard, or half hard and half easy."""
     difficult, easy = ([each for each, h in zip(pool, hard, strict=True) if h == w] for w in (1, 0))
     operators = np.array([["+-*".index(each[-3]) for each in pool]]) == np.arange(3)[:, None]
     rare = 1 / (1 + operators.sum(axis=1))
     made: dict[str, None] = {}
+    tries = 0
     while len(made) < options.round:
+        tries += 1
+        scarce = tries > 50 * options.round  # of some kind there is none left of its length
         if name == "random":
             task = _task(rng, options.shares)
         elif name == "hard" or 2 * len(made) < options.round:
             seed = (difficult or pool)[rng.integers(len(difficult or pool))]
-            task = _task(rng, np.eye(3)["+-*".index(seed[-3])], digits=len(seed) - 3)
+            kind = np.eye(3)["+-*".index(seed[-3])]
+            task = _task(rng, kind, digits=0 if scarce else len(seed) - 3)
         else:
             seed = (easy or pool)[rng.integers(len(easy or pool))]
-            task = _task(rng, rare / rare.sum(), digits=len(seed) - 3)
-        if task not in pool:
+            task = _task(rng, rare / rare.sum(), digits=0 if scarce else len(seed) - 3)
+        if task not in pool and task not in held:
             made[task] = None
     return list(made)
 

@@ -34,18 +34,18 @@ def expert_labels(*, counts: Sequence[int] = ()) -> Method:
 def shike(*, peer_weight: float = 1.0, negative_weight: float = 10.0) -> Method:
     """Labels + mutual KL of all pairs of experts + KL to their joint view of the wrong classes.
 
+    Both divergences are means over the classes, as in the released code, which the weights belong to.
     The joint view takes a wrong class's largest logit, but the mean one of the hardest; it is detached,
     the mutual KL is not. Behind it, `balanced_heads`.
 
     Jin, Li, Lu, Cheung, Wang, "Long-Tailed Visual Recognition via Self-Heterogeneous Integration with
-    Knowledge Excavation", 2023, with weight 10. Their code leaves the true class in at logit zero, and
-    its divergences are means over the classes where these are sums.
+    Knowledge Excavation", 2023, with weight 10. Their code leaves the true class in at logit zero.
     """
     check_not_negative(peer_weight=peer_weight, negative_weight=negative_weight)
 
     def objective(scope):
         experts, model = _experts(scope)
-        labels, count = scope.batch["labelled"]["label"], experts.shape[1]
+        labels, (_, count, classes) = scope.batch["labelled"]["label"], experts.shape
         pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
         peers = sum(softened_kl_divergence(experts[:, i], experts[:, j]) for i, j in pairs)
         joint = jax.lax.stop_gradient(experts)
@@ -54,8 +54,8 @@ def shike(*, peer_weight: float = 1.0, negative_weight: float = 10.0) -> Method:
         )
         terms = {
             "labels": term(_entropies(experts, labels)),
-            "peers": term(peers, weight=scope.hyper["peer_weight"]),
-            "negatives": term(negatives, weight=scope.hyper["negative_weight"]),
+            "peers": term(peers / classes, weight=scope.hyper["peer_weight"]),
+            "negatives": term(negatives / classes, weight=scope.hyper["negative_weight"]),
         }
         return terms, {"model": {"student": model}}
 

@@ -282,8 +282,8 @@ def _own_entropy(scores):
 
 
 def _balanced_entropy(scores):
-    """Binary cross-entropy of all pairs, by query; a right pair weighs as much as all wrong ones."""
+    """Binary cross-entropy summed over documents, by query; a right pair weighs as all wrong ones."""
     size = len(scores)
     own = jnp.eye(size)
     entropies = optax.sigmoid_binary_cross_entropy(scores, own)
-    return jnp.mean(jnp.where(own > 0, max(size - 1, 1), 1) * entropies, axis=1)
+    return jnp.sum(jnp.where(own > 0, max(size - 1, 1), 1) * entropies, axis=1)

@@ -57,10 +57,13 @@ def auto_transfer(
         loss = jnp.mean(scope.gather(losses(scope, "held", route, train=False)[0]))
         mean = jnp.where(scope.step == 0, loss, mean)
         gain = (jnp.clip((mean - loss) / (jnp.abs(mean) + 1e-8), -1, 1) + 1) / 2
+        before = scope.memory["weights"]
         weights = {
             name: rewarded(held, route[name], gain, eta=scope.hyper["eta"], explore=explore)
-            for name, held in scope.memory["weights"].items()
+            for name, held in before.items()
         }
+        taken = (route["arms"] < arms)[:, None]  # where no layer is, no operator did anything
+        weights["operators"] = jnp.where(taken, weights["operators"], before["operators"])
         return {}, {"memory": {"weights": weights, "mean": 0.9 * mean + 0.1 * loss}}
 
     weights = {

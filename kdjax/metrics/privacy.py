@@ -69,15 +69,22 @@ def sampled_gaussian_rdp(rate: float, sigma: float, orders):
 
 
 def noise_for(target: float, delta: float, *, rate: float, steps: int) -> float:
-    """The least σ with which `steps` steps of DP-SGD cost at most ε = `target`, to 0.1 %."""
+    """The least σ with which `steps` steps of DP-SGD cost at most ε = `target`, to 0.1 %.
+
+    Raises:
+        ValueError: a `target` that a σ of 500 does not reach.
+    """
     _positive(target=target)
+
+    def spent(sigma):
+        return epsilon(steps * sampled_gaussian_rdp(rate, sigma, WHOLE_ORDERS), WHOLE_ORDERS, delta)
+
     low, high = 0.05, 500.0
+    if spent(high) > target:
+        raise ValueError(f"no noise up to {high:g} keeps target {target}, it costs {spent(high)}")
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        spent = epsilon(
-            steps * sampled_gaussian_rdp(rate, middle, WHOLE_ORDERS), WHOLE_ORDERS, delta
-        )
-        low, high = (low, middle) if spent <= target else (middle, high)
+        low, high = (low, middle) if spent(middle) <= target else (middle, high)
     return high
 
 
@@ -120,6 +127,7 @@ def noisy_max_rdp(counts, orders, *, sigma: float):
     counts = np.asarray(counts, float)
     gaps = counts.max(axis=-1, keepdims=True) - counts
     wrong = _erfc(gaps / (2 * sigma)).sum(axis=-1) / 2 - 0.5
+    wrong = np.maximum(wrong, 1e-16)  # what the difference cannot tell from none is not free
     return _by_consensus(wrong, 1 / sigma**2, orders)
 
 

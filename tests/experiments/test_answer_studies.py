@@ -119,6 +119,9 @@ def test_adversarial_rounds_asks_for_hard_kinds_and_for_rare_ones():
     for made in (random, difficult, both):
         assert len(set(made)) == 40 and not set(made) & set(pool)
         assert all(str(eval(task[:-1])) == answer for task, answer in map(verified._answered, made))
+    scarce = [f"{a}*{b}=" for a in range(10) for b in range(10)]
+    left = verified._new_tasks(rng, scarce, np.ones(100, bool), "hard", options, {"12*3="})
+    assert all(len(x) == 5 and "*" in x for x in left) and "12*3=" not in left
     assert verified._score("7+8=", "15") == 10 and verified._score("7+8=", "1") == 5
     assert verified._score("7+8=", "150") == pytest.approx(20 / 3)
 
