@@ -9,13 +9,10 @@ ROOT = HERE.parents[1]
 
 
 def environment(home, devices=1):
-    """Compiled programs are shared between the processes of a `home`."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "HOME": str(home),
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         f"--xla_force_host_platform_device_count={devices}",
     }
