@@ -54,7 +54,8 @@ def arcee_fusion(base, new) -> Any:
     Raises:
         ValueError: a leaf that is a scalar.
 
-    >>> fused = arcee_fusion({"w": jnp.zeros(8)}, {"w": jnp.array([0.1] * 7 + [4.0])})
+    >>> new = jnp.array([0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 4.0])
+    >>> fused = arcee_fusion({"w": jnp.zeros(8)}, {"w": new})
     >>> fused["w"].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0]
     """
