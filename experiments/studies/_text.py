@@ -19,6 +19,32 @@ from kdjax.metrics import language
 Rows = Mapping[str, np.ndarray]
 
 
+def masked_model(
+    bench, model, texts, fresh, rng, *, mask: int, batch: int, rate: float, padded=False
+):
+    """(the parameters of a masked language model, its row), trained once for all seeds.
+
+    Args:
+        model: over `tokens`, of which `mask` stands for a hidden one.
+        texts, fresh: `[N, L]` to learn from, and to measure the loss on; where `padded`, 0 is no token.
+        rng: hides `options.masked` of the tokens.
+    """
+    options = bench.options
+
+    def columns(tokens):
+        hidden = rng.random(tokens.shape) < options.masked
+        hidden = hidden & (tokens > 0) if padded else hidden
+        return {"tokens": np.where(hidden, mask, tokens), "targets": tokens, "mask": hidden}
+
+    inputs = {"tokens": jax.ShapeDtypeStruct((1, texts.shape[1]), np.int32)}
+    state = bench.fit(
+        "model", methods.next_token(), {"student": model}, inputs, {"sequence": columns(texts)},
+        steps=options.model_steps, batch=batch, rate=rate, seeds=[0],
+    )  # fmt: skip
+    params = study.first(state.params["student"])
+    return params, {"model": {"loss": losses_of_one(bench, model, params, {"": columns(fresh)})[0]}}
+
+
 class Corpus(NamedTuple):
     """Packed rows of text by split and domain, `{split: {domain: {column: [N, L]}}}`, and its tokenizer."""
 

@@ -18,11 +18,7 @@ def learned_shifts(bench):
     )
     net = networks.multilayer_perceptron(data.classes, widths=options.widths)
     sizes = {"batch": options.batch, "rate": options.rate}
-    state = bench.fit(
-        "teacher", methods.supervised(), {"student": teacher}, data.shape,
-        {"labelled": data.stream(options.batch)}, steps=options.teacher_steps, seeds=[0], **sizes,
-    )  # fmt: skip
-    taught = state.params["student"]
+    taught = images.teach(bench, teacher, data, steps=options.teacher_steps, **sizes)
 
     def moved(part):
         rng, numbers = np.random.default_rng(1), getattr(data.parts, part)
@@ -34,8 +30,9 @@ def learned_shifts(bench):
 
     validation, test = moved("validation"), moved("test")
     count = len(bench.seeds)
-    found = {"teacher": {"shifted": np.repeat(right(teacher, taught, *test), count)}}
-    frozen = {"teacher": study.first(taught)}
+    frozen = taught.frozen
+    own = study.repeated(frozen["teacher"], [0])
+    found = {"teacher": {"shifted": np.repeat(right(teacher, own, *test), count)}}
     rows = {
         "kd": methods.shift_kd(reach=0.0),
         "random": methods.shift_kd(reach=options.reach),
@@ -61,7 +58,7 @@ def learned_shifts(bench):
         )}  # fmt: skip
         if "augmentor" in state.params:
             found[name] |= _of_the_augmentor(
-                jax.device_get(state.params["augmentor"]), options.reach, data, teacher, taught
+                jax.device_get(state.params["augmentor"]), options.reach, data, teacher, own
             )
     return found
 

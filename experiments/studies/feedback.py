@@ -22,17 +22,13 @@ def competitive_rounds(bench):
     teacher = networks.multilayer_perceptron(data.classes, widths=options.teacher.widths)
     net = networks.multilayer_perceptron(data.classes, widths=options.widths)
     sizes = {"batch": options.batch, "rate": options.rate}
-    state = bench.fit(
-        "teacher", methods.supervised(), {"student": teacher}, data.shape,
-        {"labelled": data.stream(options.batch)}, steps=options.teacher_steps, seeds=[0], **sizes,
-    )  # fmt: skip
-    taught = state.params["student"]
-    accuracy = data.scored(teacher)(state, [0])
-    found = {"teacher": {"accuracy": np.repeat(accuracy, len(bench.seeds))}}
+    taught = images.teach(bench, teacher, data, steps=options.teacher_steps, **sizes)
+    found = {"teacher": {"accuracy": taught.accuracy}}
 
     base = data.parts.train[: options.images]
     stock = _distorted(data.image[base], options.copies)
-    answers = np.asarray(study.predict(teacher, taught, stock).logits[0])
+    own = study.repeated(taught.frozen["teacher"], [0])
+    answers = np.asarray(study.predict(teacher, own, stock).logits[0])
     truth = np.repeat(data.label[base], 1 + options.copies)
     columns = {
         "image": stock,

@@ -8,7 +8,8 @@ from experiments import study
 from experiments.studies import _images as images
 from kdjax import methods, networks
 from kdjax.data import point_sets
-from kdjax.methods import closed_forms, hidden_points
+from kdjax.methods import hidden_points
+from kdjax.metrics import probes
 from kdjax.networks.point_transformer import point_transformer
 
 TEXT = 32  # numbers that stand for the name of a class
@@ -82,17 +83,16 @@ def points_of_digits(bench):
 
 
 def _probe(digits, features, seeds, part, options):
-    """`[S]`, the accuracy of ridge regression on a few labels; its strength suits the validation part."""
+    """`[S]`, the accuracy of a linear probe of a few labels; its strength suits the validation part."""
     found = []
     for seed, x in zip(seeds, features, strict=True):
         few = digits.parts.labelled(options.labelled, seed)
-        x = (x - x[few].mean(axis=0)) / (x[few].std(axis=0) + 1e-3)
-        x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-        targets = np.eye(digits.classes)[digits.label[few]]
         best = {}
         for strength in options.strengths:
-            weights = closed_forms.ridge_weights(x[few] @ x[few].T, targets, strength)
-            right = (x @ (x[few].T @ weights)).argmax(-1) == digits.label
+            given = probes.probe(
+                x[None, few], x[None], digits.label[few], regularisation=strength / len(few)
+            )
+            right = given[0] == digits.label
             best[right[digits.parts.validation].mean()] = right[getattr(digits.parts, part)].mean()
         found.append(best[max(best)])
     return np.array(found)

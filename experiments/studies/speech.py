@@ -8,8 +8,7 @@ from experiments.studies import _images as images
 from experiments.studies import _text
 from kdjax import methods, networks
 from kdjax.data import answers, plans, streams
-from kdjax.methods.sequence import next_token
-from kdjax.metrics import transfer
+from kdjax.metrics import probes, transfer
 from kdjax.networks.speech import frame_labeller, frame_predictor
 
 FRAMES = 8  # columns of a digit
@@ -26,7 +25,13 @@ def transcribed_strips(bench):
     allowed = [rng.permutation(10)[: options.successors] for _ in range(10)]
     texts = _transcripts(rng, allowed, options, options.texts)
     fresh = _transcripts(rng, allowed, options, 500)
-    model, params, measured = _language_model(bench, rng, texts, fresh)
+    model = networks.encoder_transformer(
+        12, width=options.model_width, depth=1, heads=4, hidden=2 * options.model_width,
+        positions=options.longest, kinds=0, features={"states": "hidden1"},
+    )  # fmt: skip
+    params, measured = _text.masked_model(
+        bench, model, texts, fresh, rng, mask=11, batch=64, rate=3e-3, padded=True
+    )
     rows = {
         part: _strips(rng, data, allowed, options, part, size)
         for part, size in (("train", options.strips), ("validation", 300), ("test", 500))
@@ -59,28 +64,6 @@ def _transcripts(rng, allowed, options, count):
             row[place] = digit + 1
             digit = rng.choice(allowed[digit])
     return found
-
-
-def _language_model(bench, rng, texts, fresh):
-    """(a model of masked digits, its parameters, its row), trained once for all seeds."""
-    options = bench.options
-    model = networks.encoder_transformer(
-        12, width=options.model_width, depth=1, heads=4, hidden=2 * options.model_width,
-        positions=options.longest, kinds=0, features={"states": "hidden1"},
-    )  # fmt: skip
-
-    def columns(texts):
-        hidden = (rng.random(texts.shape) < options.masked) & (texts > 0)
-        return {"tokens": np.where(hidden, 11, texts), "targets": texts, "mask": hidden}
-
-    inputs = {"tokens": jax.ShapeDtypeStruct((1, options.longest), np.int32)}
-    state = bench.fit(
-        "model", next_token(), {"student": model}, inputs, {"sequence": columns(texts)},
-        steps=options.model_steps, batch=64, rate=3e-3, seeds=[0],
-    )  # fmt: skip
-    params = study.first(state.params["student"])
-    held = {"": columns(fresh)}
-    return model, params, {"model": {"loss": _text.losses_of_one(bench, model, params, held)[0]}}
 
 
 def _strips(rng, data, allowed, options, part, size):
@@ -192,16 +175,7 @@ def _noisy(rng, frames, size):
 
 
 def _probed(train, test, train_labels, test_labels, ridge):
-    """The accuracy `[S]` of a ridge classifier of every frame's state `[S, N, T, D]`."""
-    found = []
-    for x, y in zip(train, test, strict=True):
-        mean, std = x.mean((0, 1)), x.std((0, 1)) + 1e-6
-        rows, asked = (((z - mean) / std).reshape(-1, z.shape[-1]) for z in (x, y))
-        rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
-        asked = np.concatenate([asked, np.ones((len(asked), 1))], axis=1)
-        wanted = np.eye(5)[np.repeat(train_labels, x.shape[1])]
-        weights = np.linalg.solve(
-            rows.T @ rows + ridge * len(rows) * np.eye(rows.shape[1]), rows.T @ wanted
-        )
-        found.append(np.mean((asked @ weights).argmax(1) == np.repeat(test_labels, y.shape[1])))
-    return np.array(found)
+    """The accuracy `[S]` of a linear probe of every frame's state `[S, N, T, D]`."""
+    rows, asked = (x.reshape(len(x), -1, x.shape[-1]) for x in (train, test))
+    wanted, right = (np.repeat(y, train.shape[2]) for y in (train_labels, test_labels))
+    return np.mean(probes.probe(rows, asked, wanted, regularisation=ridge) == right, axis=1)

@@ -11,7 +11,6 @@ from experiments import study
 from experiments.studies import _text
 from kdjax import methods, networks
 from kdjax.data import plans, streams, text
-from kdjax.methods.sequence import next_token
 from kdjax.networks import taggers
 
 # Kinds of characters: blank, name, keyword, operator, number, string, comment.
@@ -60,26 +59,18 @@ def neighbouring_context(bench):
 
 
 def _masked_model(bench, parts):
-    """(a model of masked characters, its parameters, its row), trained once for all seeds."""
-    options, rng = bench.options, np.random.default_rng(0)
+    """(a model of masked characters, its parameters, its row)."""
+    options = bench.options
     last = f"hidden{options.model_depth}"
     model = networks.encoder_transformer(
         129, width=options.model_width, depth=options.model_depth, heads=4,
         hidden=2 * options.model_width, positions=options.length, kinds=0, features={"states": last},
     )  # fmt: skip
-
-    def columns(tokens):
-        hidden = rng.random(tokens.shape) < options.masked
-        return {"tokens": np.where(hidden, 128, tokens), "targets": tokens, "mask": hidden}
-
-    state = bench.fit(
-        "model", next_token(), {"student": model}, {"tokens": _shape(parts["train"]["tokens"])},
-        {"sequence": columns(parts["train"]["tokens"])}, steps=options.model_steps, batch=32,
-        rate=options.model_rate, seeds=[0],
+    params, measured = _text.masked_model(
+        bench, model, parts["train"]["tokens"], parts["test"]["tokens"], np.random.default_rng(0),
+        mask=128, batch=32, rate=options.model_rate,
     )  # fmt: skip
-    params = study.first(state.params["student"])
-    held = {"": columns(parts["test"]["tokens"])}
-    return model, params, {"model": {"loss": _text.losses_of_one(bench, model, params, held)[0]}}
+    return model, params, measured
 
 
 def verified_labels(bench):
