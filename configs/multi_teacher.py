@@ -115,7 +115,7 @@ def meta_dmoe() -> ConfigDict:
 
 def sak() -> ConfigDict:
     """S038: a path per teacher and routers per task, against one trunk for the mean of both teachers."""
-    grid = {"rate": (0.1, 0.3, 1.0)}
+    grid = {"rate": (0.3, 1.0, 3.0)}
     over = ["single", "kd", "alone"]
     return measured.study(
         "turned_tasks",

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def prompt_pate() -> ConfigDict:
     """S160: prompted teachers against a linear map alone and against networks of their own, at one ε."""
-    teachers, student = {"rate": (1.0, 3.0, 10.0)}, {"rate": (0.3, 1.0, 3.0)}
+    teachers, student = {"rate": (1.0, 3.0, 10.0)}, {"rate": (0.1, 0.3, 1.0)}
     rows = ("prompt_pate", "map", "scratch")
     return measured.study(
         "prompted_teachers",
@@ -55,14 +55,15 @@ def prompt_pate() -> ConfigDict:
 
 
 def swing_distillation() -> ConfigDict:
-    """S034: targets melted and noised at runs of digits, against plain distillation, on canaries."""
+    """S034: targets melted and noised at runs of digits, against plain ones, and none, on canaries."""
     grid = {"rate": (0.3, 1.0, 3.0)}
     return measured.study(
         "planted_secrets",
-        rows=["swing_distillation", "kd", "teacher"],
+        rows=["swing_distillation", "kd", "masked", "teacher"],
         claims={
             "exposure": measured.claim("swing_distillation", ["kd"], "exposure", "lower"),
             "quality": measured.claim("swing_distillation", ["kd"], "bits", "equal", 0.03),
+            "melted": measured.claim("swing_distillation", ["masked"], "bits", "lower"),
         },
         options={
             "canaries": 20,
@@ -78,7 +79,7 @@ def swing_distillation() -> ConfigDict:
             "swing": {"hottest": 8.0, "noise_budget": 20.0, "label_weight": 0.5},
         },
         data="characters of the standard library's sources, with planted lines of digits",
-        grid={"swing_distillation": grid, "kd": grid},
+        grid=dict.fromkeys(["swing_distillation", "kd", "masked"], grid),
     )
 
 

@@ -57,8 +57,8 @@ def lion() -> ConfigDict:
             "rounds": measured.claim("random", over=["start"]),
         },
         options={
-            "shares": (0.6, 0.3, 0.1), "pool": 300, "round": 60, "rounds": 3,
-            "start_steps": 400, "steps": 100,
+            "shares": (0.6, 0.3, 0.1), "pool": 500, "round": 150, "rounds": 3,
+            "start_steps": 1500, "steps": 60, "depth": 2, "batch": 32, "rate": 3e-3,
         },
         data="drawn arithmetic of two numbers",
         tuned=rows,
@@ -76,8 +76,9 @@ def xcoder() -> ConfigDict:
             "dpo": measured.claim("dpo", over=["longer", "verified"]),
         },
         options={
-            "pairs": 300, "asked": 300, "wrong": 0.4, "samples": 6, "threshold": 0.7,
-            "agent_steps": 500, "steps": 250, "preference_steps": 100,
+            "pairs": 600, "asked": 300, "wrong": 0.4, "samples": 6, "threshold": 0.7,
+            "agent_steps": 1500, "steps": 250, "preference_steps": 100,
+            "depth": 2, "batch": 32, "rate": 3e-3,
         },
         data="drawn arithmetic of two to four digits, postfix and prefix",
         tuned=rows,
@@ -119,10 +120,13 @@ def genqa_with_gava_supervision() -> ConfigDict:
             "difficulty": measured.claim("clean_difficulty", over=["clean_labels"]),
             "dynamic": measured.claim("noisy_dynamic", over=["noisy_labels", "noisy_static"]),
         },
-        options={"held": 200, "taught": 300, "wrong": 0.4, "start_steps": 300, "steps": 200},
+        options={
+            "held": 200, "taught": 300, "wrong": 0.4, "start_steps": 1500, "steps": 200,
+            "depth": 2, "batch": 32, "rate": 3e-3,
+        },
         data="names of functions of the standard library, and short forms made by rules",
         tuned=rows,
-    )
+    )  # fmt: skip
 
 
 def as2_genqa_transfer() -> ConfigDict:
@@ -130,10 +134,10 @@ def as2_genqa_transfer() -> ConfigDict:
     rows = ("unweighted", "weighted", "shaped", "both")
     return study(
         "ranked_targets",
-        rows=rows,
+        rows=("copied", *rows),
         claims={
-            "weighted": measured.claim("weighted", over=["unweighted"], metric="f1"),
-            "both": measured.claim("both", over=["unweighted"], metric="f1"),
+            "weighted": measured.claim("weighted", over=["unweighted", "copied"], metric="f1"),
+            "both": measured.claim("both", over=["unweighted", "copied"], metric="f1"),
         },
         options={"held": 100, "taught": 250, "test": 180, "steps": 500},
         data="names of functions of the standard library, and short forms made by rules",

@@ -65,8 +65,8 @@ def text(*, tiny=False, rows=None) -> ConfigDict:
 def shrink(config: ConfigDict) -> None:
     """Few steps of networks of a few units, two seeds."""
     run = config.run
-    run.seeds, run.steps, run.batch = 2, 20, 4
-    run.teacher.steps, run.teacher.batch = 20, 4
+    run.seeds, run.steps, run.batch = 2, 20, 8
+    run.teacher.steps, run.teacher.batch = 20, 8
     run.data.length, run.data.rows, run.data.evaluated = 32, 256, 16
     run.tokenizer.vocabulary = 300
     for row in run.rows.values():

@@ -202,6 +202,8 @@ def parts(bench, items: Sequence | Callable[[Any], Any], *sizes: int):
             each(lambda rng, t, n=n: unseen(rng, items, n, t), rngs, there) for n in sizes
         )
     ends = np.cumsum(sizes)
+    if ends[-1] > len(items):
+        raise ValueError(f"parts of {sizes} need {ends[-1]} items, there are {len(items)}")
     drawn = [np.split(rng.permutation(items)[: ends[-1]], ends[:-1]) for rng in rngs]
     return rngs, *([own[k].tolist() for own in drawn] for k in range(len(sizes)))
 

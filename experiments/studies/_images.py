@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import study
-from kdjax import methods
+from kdjax import methods, networks
 from kdjax.data import plans, splits, streams
 
 
@@ -120,6 +120,41 @@ def teach(
         frozen["teacher/model"] = study.first(model)
     columns = {f"teacher/{name}": np.asarray(x[0]) for name, x in given.items()}
     return Teacher(frozen, columns, np.repeat(right, len(bench.seeds)))
+
+
+def with_own_heads(bench, data: Images, features, labelled: int, **settings):
+    """What another network can say of classes it has not seen: by a linear head on its features.
+
+    Every seed learns a head from its own labelled images.
+
+    Args:
+        features: `[N, D]` of the frozen network, for all images.
+        labelled: how many images a seed has.
+        settings: `steps`, `batch` and `rate` of `Bench.fit`.
+
+    Returns:
+        The stream of the labelled images, each seed's with `teacher/logits` of its own, and the heads'
+        accuracies on the test part by seed.
+    """
+    head = networks.multilayer_perceptron(data.classes, widths=())
+    own = data._replace(image=features[:, None, :, None])
+    state = bench.fit(
+        "teacher_head", methods.supervised(), {"student": head}, own.shape,
+        {"labelled": own.stream(settings["batch"], labelled)}, **settings,
+    )  # fmt: skip
+    logits = np.asarray(study.predict(head, state.params["student"], own.image).logits)
+    count, numbers = len(features), {seed: i for i, seed in enumerate(bench.seeds)}
+    columns = {
+        "image": np.tile(data.image, (len(logits), 1, 1, 1)),
+        "label": np.tile(data.label, len(logits)),
+        "teacher/logits": logits.reshape(-1, data.classes),
+    }
+
+    def examples(seed):
+        return numbers[seed] * count + data.parts.labelled(labelled, seed)
+
+    stream = study.stream(columns, settings["batch"], examples)
+    return stream, own.scored(head)(state, bench.seeds)
 
 
 def averaged(image, size: int) -> np.ndarray:

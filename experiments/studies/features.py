@@ -73,7 +73,7 @@ def class_of_students(bench):
 def interactive_communication(bench):
     """A small student of digits that talks with a network trained on other images of digits.
 
-    `kd` has the answers of that network's own head, which has not seen these digits.
+    `kd` has that network's answers by linear heads that learned the same labelled digits.
     """
     options = bench.options
     # The middle, where MNIST has its ink: the digits fill their images.
@@ -95,7 +95,11 @@ def interactive_communication(bench):
     )
     own = taught.frozen["teacher"]
     upper = {"dense1": own["dense2"], "dense2": own["dense3"], "head": own["head"]}
-    few = {"labelled": data.stream(options.batch, options.labelled, **taught.columns)}
+    top = taught.columns["teacher/hidden3"]
+    answered, of_heads = images.with_own_heads(
+        bench, data, top, options.labelled, steps=options.steps, **settings
+    )
+    few = data.stream(options.batch, options.labelled, **taught.columns)
     nets = {"student": student, "teacher": teacher, "interpreter": interpreter}
     inputs = dict.fromkeys(nets, data.shape)
     inputs["interpreter"] = jax.ShapeDtypeStruct((1, options.teacher), jnp.float32)
@@ -108,10 +112,10 @@ def interactive_communication(bench):
         "one_round": methods.talking_models(**talks),
         "two_rounds": methods.talking_models(**talks, rounds=2),
     }
-    found = {"teacher": taught.accuracy}
+    found = {"teacher": of_heads}
     for name, method in rows.items():
         state = bench.fit(
-            name, method, nets, inputs, few,
+            name, method, nets, inputs, {"labelled": answered if name == "kd" else few},
             frozen={"teacher": own, "interpreter": upper},
             score=data.scored(student, "validation"), steps=options.steps, **settings,
         )  # fmt: skip

@@ -16,7 +16,8 @@ def routes_between_networks(bench):
     """A network of few labelled digits chooses which layers of one trained on MNIST it takes in.
 
     A quarter of the labelled images rewards the routes: where there are any, settled or not, the other
-    three quarters train the network. `kd` has the answers of MNIST's own head.
+    three quarters train the network. `kd` has that network's answers by linear heads that learned the
+    same labelled digits.
     """
     options = bench.options
     # The middle, where MNIST has its ink: the digits fill their images.
@@ -29,6 +30,10 @@ def routes_between_networks(bench):
     )
     taught = images.teach(
         bench, source, before, data, features=names, steps=options.teacher_steps, **settings
+    )
+    top = taught.columns["teacher/hidden3"]
+    answered, of_heads = images.with_own_heads(
+        bench, data, top, options.labelled, steps=options.steps, **settings
     )
     held = {f"source/{name}": taught.columns.pop(f"teacher/{name}") for name in names}
     widths = (options.width,) * 2
@@ -61,16 +66,16 @@ def routes_between_networks(bench):
 
         return score
 
-    found = {"teacher": {"accuracy": taught.accuracy}}
+    found = {"teacher": {"accuracy": of_heads}}
     own = study.repeated({"student": taught.frozen["teacher"]}, bench.seeds)
-    few = {"labelled": data.stream(options.batch, options.labelled, **taught.columns)}
-    for name, method, network, start in (
-        ("alone", methods.supervised(), plain, None),
-        ("kd", methods.kd(), plain, None),
-        ("finetune", methods.supervised(), source, study.carried(own)),
+    few = data.stream(options.batch, options.labelled)
+    for name, method, network, labelled, start in (
+        ("alone", methods.supervised(), plain, few, None),
+        ("kd", methods.kd(), plain, answered, None),
+        ("finetune", methods.supervised(), source, few, study.carried(own)),
     ):
         state = bench.fit(
-            name, method, {"student": network, "teacher": source}, data.shape, few,
+            name, method, {"student": network, "teacher": source}, data.shape, {"labelled": labelled},
             frozen=taught.frozen, start=start, score=data.scored(network, "validation"),
             steps=options.steps, **settings,
         )  # fmt: skip

@@ -21,7 +21,7 @@ def planted_secrets(bench):
 
     Characters of the standard library's sources, with lines `key_ab=123456` between theirs. Private
     are runs of four digits and more, whoever wrote them: of these `kd` has labels, too, the melted
-    targets none.
+    targets none, and `masked` learns nothing of them.
     """
     options, rng = bench.options, np.random.default_rng(0)
     documents = text.standard_library()
@@ -70,11 +70,16 @@ def planted_secrets(bench):
         "teacher": {k: v.repeat(len(bench.seeds)) for k, v in measured(teacher, learned).items()}
     }
     frozen = {"teacher": study.first(learned.params["student"])}
-    for row in ("swing_distillation", "kd"):
-        private = train["private"] if row == "swing_distillation" else 0 * train["private"]
+    none = 0 * train["private"]
+    known = {
+        "swing_distillation": train,
+        "kd": {**train, "private": none},
+        "masked": {**train, "private": none, "mask": train["private"] == 0},
+    }
+    for row, columns in known.items():
         state = bench.fit(
             row, private_methods.swing_distillation(**options.swing), {"student": student, "teacher": teacher},
-            shape, {"sequence": {**train, "private": private}},
+            shape, {"sequence": columns},
             steps=options.student_steps, batch=16, rate=5e-3, frozen=frozen,
             score=lambda state, seeds: -bits(student, state, "validation"),
         )  # fmt: skip

@@ -15,9 +15,9 @@ def turned_tasks(bench):
     """The class of a turned digit and its quarter turn; few labels, many images, two teachers.
 
     The student has a path per teacher, or one wider trunk for the mean of both teachers, or learns
-    what they say of their tasks, or is alone. All have as many parameters, those aside that end with
-    the distillation, and train for as many steps; but the first two see the unlabelled images in
-    their first stage, the others the labelled ones alone.
+    what they say of their tasks: first from all images, then with labels from the labelled ones. Or it
+    is alone with these. All have as many parameters, those aside that end with the distillation, and
+    train for as many steps.
     """
     options = bench.options
     digits = images.prepare(bench, size=options.size)
@@ -46,12 +46,12 @@ def turned_tasks(bench):
     trunk = side_paths(**sizes, paths=0, hidden=options.wide_hidden)
     own = {"teachers": TEACHERS, "levels": 3}
     rows = {
-        "sak": (paths, own, 1.0),
-        "single": (trunk, {**own, "averaged": True}, 1.0),
-        "kd": (trunk, {**own, "soft": 1.0}, 0.0),
-        "alone": (trunk, own, 0.0),
+        "sak": (paths, own),
+        "single": (trunk, {**own, "averaged": True}),
+        "kd": (trunk, {**own, "distilled": 0.0, "soft": 1.0}),
+        "alone": (trunk, {**own, "distilled": 0.0}),
     }
-    for row, (network, settings, distilled) in rows.items():
+    for row, (network, settings) in rows.items():
 
         def accuracies(state, part, network=network):
             numbers = getattr(digits.parts, part)
@@ -67,7 +67,7 @@ def turned_tasks(bench):
 
         start, steps = None, options.steps + options.first_steps
         nets["student"] = network
-        if distilled:
+        if row != "alone":
             steps = options.steps
             first = bench.fit(
                 f"{row}/first", several_tasks.sak(**settings), nets, digits.shape, many,
@@ -75,8 +75,8 @@ def turned_tasks(bench):
             )  # fmt: skip
             start = study.carried(first.params)
         state = bench.fit(
-            row, several_tasks.sak(**settings, labels=TASKS, distilled=distilled), nets, digits.shape,
-            few, steps=steps, batch=options.batch, rate=3e-3, frozen=frozen, start=start, score=score,
+            row, several_tasks.sak(**settings, labels=TASKS), nets, digits.shape, few,
+            steps=steps, batch=options.batch, rate=3e-3, frozen=frozen, start=start, score=score,
         )  # fmt: skip
         classes, turns = accuracies(state, "test")
         found[row] = {"classes": classes, "turns": turns}

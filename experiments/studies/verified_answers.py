@@ -58,6 +58,7 @@ def adversarial_rounds(bench):
     The referee's scores are exact: 10 for the teacher, ten times the share of right characters for the
     student. A hard prompt asks for a new one of its operator and length, an easy one for a rare
     operator; a prompt that there is already is drawn again. The new prompts alone are learned next.
+    Values are written units first: the other way round a pool of this size teaches nothing new.
 
     Jiang, Chan, Chen, Wang, "Lion: Adversarial Distillation of Closed-Source Large Language Model",
     2023, with a pool of 52,000 and three rounds of 3,000 hard and 3,000 easy prompts.
@@ -109,8 +110,9 @@ def _even_task(rng):
 
 
 def _answered(task):
+    """The task and its value, units first."""
     left, right = task[:-2], task[-2]
-    return task, str(arithmetic.value((left[-1], left[:-1], right)))
+    return task, str(arithmetic.value((left[-1], left[:-1], right)))[::-1]
 
 
 def _score(task, text):

@@ -39,7 +39,7 @@ def retrikt(
         keys, values = jax.lax.stop_gradient(keys), store["probabilities"][entries]
         terms = {}
         for name, batch in (("labelled", own), ("store", made)):
-            student = scope.apply("student", batch["image"])[0]
+            student, model = scope.apply("student", batch["image"])
             where = jnp.ones((len(batch["label"]), sampled), bool)
             if name == "store":
                 where = batch["index"][:, None] != entries[None]
@@ -56,7 +56,7 @@ def retrikt(
                 if name == "labelled"
                 else softened_kl_divergence(student.logits, taught)
             )
-        return terms, {}
+        return terms, {"model": {"student": model}}
 
     phase = Phase(objective, ("student",))
     return Method(players={}, phases=(phase,), hyper={"retrieval": retrieval})

@@ -80,7 +80,8 @@ def answered_queries(
         batch = scope.batch["public"]
         image, index = batch["image"], batch["index"]
         answer, known = scope.memory["answer"][index], scope.memory["answered"][index]
-        logits = scope.apply("student", image)[0].logits
+        student, model = scope.apply("student", image)
+        logits = student.logits
         hard = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
         keys = scope.rng("noise", index)
         shift = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(keys)
@@ -92,7 +93,7 @@ def answered_queries(
             "answers": term(hard, where=known),
             "pseudo": term(soft, where=~known, weight=scope.hyper["weight"]),
         }
-        return terms, {}
+        return terms, {"model": {"student": model}}
 
     return Method(
         players={},
@@ -114,7 +115,7 @@ def swing_distillation(
     1) r and q the normalised positive part of softmax(teacher / T) + r · Laplace(2 / noise_budget):
     a token costs KL(q ‖ softmax(student / T)) + label_weight · (1 - r) · cross-entropy. With r = 0
     everywhere it is plain distillation. `batch["sequence"]` has `tokens`, the `targets` that follow them,
-    and `private`, r of the targets, `[B, L]` each.
+    and `private`, r of the targets, `[B, L]` each, and may have `mask`, what is learned at all.
 
     Li, Wu, Dong, Wu, Bian, Xiong, "Swing Distillation: A Privacy-Preserving Knowledge Distillation
     Framework", 2022. Adaptive temperatures and noise are theirs, this form of both is the library's; a
@@ -125,7 +126,8 @@ def swing_distillation(
 
     def objective(scope):
         batch, hyper = scope.batch["sequence"], scope.hyper
-        student = scope.apply("student", batch["tokens"])[0].logits
+        outputs, model = scope.apply("student", batch["tokens"])
+        student = outputs.logits
         taught = scope.apply("teacher", batch["tokens"])[0].logits
         keys = scope.rng("noise", batch["index"])
         drawn = jax.vmap(lambda key: jax.random.laplace(key, taught.shape[1:]))(keys)
@@ -135,9 +137,12 @@ def swing_distillation(
         )  # fmt: skip
         soft = softened_kl_divergence(student / temperature, target, temperature=1.0)
         hard = optax.softmax_cross_entropy_with_integer_labels(student, batch["targets"])
-        weight = hyper["label_weight"]
-        terms = {"kd": term(soft), "labels": term((1 - batch["private"]) * hard, weight=weight)}
-        return terms, {}
+        where, weight = batch.get("mask"), hyper["label_weight"]
+        terms = {
+            "kd": term(soft, where=where),
+            "labels": term((1 - batch["private"]) * hard, where=where, weight=weight),
+        }
+        return terms, {"model": {"student": model}}
 
     hyper = {"hottest": hottest, "noise_budget": noise_budget, "label_weight": label_weight}
     return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)

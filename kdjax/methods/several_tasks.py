@@ -23,7 +23,7 @@ def sak(
 
     Σ_t cross-entropy of `taskT` with the column `labels[T - 1]` + distilled · Σ_k Σ_i (0.9 (1 - cos) +
     0.1 smooth L1) of `taughtK_I` and teacher k's `hiddenI`, over `batch["labelled"]`; for a network of
-    `kdjax.networks.side_paths`. Without labels it is the first stage. `averaged` teaches the mean of
+    `kdjax.networks.side_paths`. The first stage is without labels. `averaged` teaches the mean of
     the teachers to the stem, for a network without paths. `soft` weighs T² KL(teacher t ‖ task t) at T = 2,
     plain distillation where there is a teacher per task.
 
@@ -48,12 +48,14 @@ def sak(
                 values += 0.1 * jnp.mean(optax.huber_loss(own, target), axis=-1)
                 terms[f"taught{k}_{i}"] = term(values, weight=scope.hyper["distilled"])
         for t, column in enumerate(columns, 1):
-            logits = given.features[f"task{t}"]
-            hard = optax.softmax_cross_entropy_with_integer_labels(logits, batch[column])
+            hard = optax.softmax_cross_entropy_with_integer_labels(
+                given.features[f"task{t}"], batch[column]
+            )
             terms[column] = term(hard)
-            if soft:
-                values = softened_kl_divergence(logits, taught[t - 1].logits, temperature=2.0)
-                terms[f"soft_{column}"] = term(values, weight=scope.hyper["soft"])
+        for t, teacher in enumerate(taught, 1) if soft else ():
+            logits = given.features[f"task{t}"]
+            values = softened_kl_divergence(logits, teacher.logits, temperature=2.0)
+            terms[f"soft{t}"] = term(values, weight=scope.hyper["soft"])
         return terms, {"model": {"student": model}}
 
     hyper = {"distilled": distilled, "soft": soft}

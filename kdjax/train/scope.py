@@ -19,7 +19,8 @@ class Scope:
     """The arguments of an objective. Pure: nothing that an objective does here changes the state.
 
     Attributes: `params` (trained in this phase: live; the others without gradient), `frozen`,
-    `average`, `memory`, `hyper`, `step`, `batch`.
+    `average`, `memory`, `hyper`, `step`, `batch`, and `trained`: the networks that were applied as in
+    training.
     """
 
     def __init__(self, networks, state, live, frozen, batch, key, *, axis, micro_batches):
@@ -29,6 +30,7 @@ class Scope:
         self.step, self.batch = state.step, batch
         self._networks, self._model, self._live, self._key = networks, state.model, live, key
         self._axis, self._micro_batches = axis, micro_batches
+        self.trained: set[str] = set()
         self._forwards: dict[Any, list[tuple[Any, Any, tuple[Outputs, Any]]]] = {}
 
     def apply(self, name, inputs, *, params=None, train=None, rngs=None) -> tuple[Outputs, Any]:
@@ -48,6 +50,8 @@ class Scope:
                 f"network {name!r} couples the examples of a batch in training (batch statistics): "
                 f"under {where} it would see a part of the batch; use pjit and micro_batches=1"
             )
+        if train:
+            self.trained.add(name)
         shared = params is None and rngs is None
         asked = (name, train, tuple(map(id, jax.tree.leaves(inputs))))
         # A pass inside the objective's own scan or jit ends with it: nobody outside may have it.

@@ -175,6 +175,7 @@ def _gradients(networks, phase, axis, state, frozen, batch, key):
         )  # fmt: skip
         terms, updates = phase.objective(scope)
         _check_terms(phase, terms, updates, axis)
+        _check_model(phase, scope.trained, state.model, updates)
         total, count, weight = (
             {name: _real(getattr(t, field)) for name, t in terms.items()}
             for field in ("total", "count", "weight")
@@ -254,6 +255,19 @@ def _check_terms(phase: Phase, terms: Mapping[str, Term], updates, axis):
     unknown = sorted(set(updates) - {"model", "memory", "batch"})
     if unknown:
         raise ValueError(f"updates of {unknown}: there are model, memory and batch")
+
+
+def _check_model(phase: Phase, applied, model, updates):
+    lost = sorted(
+        name
+        for name in applied.intersection(phase.trains)
+        if jax.tree.leaves(model.get(name, {})) and name not in updates.get("model", {})
+    )
+    if lost:
+        raise ValueError(
+            f"the networks of {lost} have a model state (batch statistics) that an objective trained "
+            'and did not give back: return it under updates["model"]'
+        )
 
 
 def _real(x):

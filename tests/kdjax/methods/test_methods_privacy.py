@@ -82,9 +82,9 @@ def test_swing_distillation_hides_the_label_and_the_peak_of_a_private_token():
     shapes = {"student": net, "teacher": net}
     state, step = prepared(method, nets=shapes)
 
-    def terms(private):
+    def terms(private, **others):
         private = np.asarray([private], np.float32)
-        _, metrics = step(state, frozen, {"sequence": {**rows, "private": private}})
+        _, metrics = step(state, frozen, {"sequence": {**rows, "private": private, **others}})
         return {name: float(t / c) for name, (t, c) in metrics.items()}
 
     own = 6 * state.params["student"]["logits"][tokens[0]]
@@ -94,5 +94,10 @@ def test_swing_distillation_hides_the_label_and_the_peak_of_a_private_token():
     found = terms([0.0, 1.0, 0.0])
     expected = np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))
     np.testing.assert_allclose(found["kd"], expected, rtol=1e-3)
+    log_taught = jax.nn.log_softmax(taught)
     hard = -np.asarray(jax.nn.log_softmax(own))[np.arange(3), rows["targets"][0]]
     np.testing.assert_allclose(found["labels"], (hard[0] + hard[2]) / 3, rtol=1e-4)
+    masked = terms([0.0, 0.0, 0.0], mask=np.array([[True, False, True]]))
+    np.testing.assert_allclose(masked["labels"], (hard[0] + hard[2]) / 2, rtol=1e-4)
+    plain = np.sum(jnp.exp(log_taught) * (log_taught - jax.nn.log_softmax(own)), axis=-1)
+    np.testing.assert_allclose(masked["kd"], (plain[0] + plain[2]) / 2, rtol=1e-3)

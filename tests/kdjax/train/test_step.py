@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 import small
+from flax import linen
 
+from kdjax.networks.adapters import from_linen
 from kdjax.networks.network import Network, Outputs
 from kdjax.train import build_train_step, init_state, join, make_mesh, place, term
 from kdjax.train.method import Method, Phase, Term
@@ -216,6 +218,37 @@ def test_what_the_builder_must_refuse_is_refused_with_names():
     kept = lambda s: ({"t": term(jnp.ones(8))}, {"memory": {"seen": jnp.ones(3)}})
     refused("only the last part would count", kept, micro_batches=4)
     refused("updates of .*'bank'", lambda s: ({"t": term(jnp.ones(8))}, {"bank": {}}))
+
+
+class Normed(linen.Module):
+    couples = True
+
+    @linen.compact
+    def __call__(self, x, train):
+        return linen.BatchNorm(use_running_average=not train)(linen.Dense(3)(x))
+
+
+def test_a_model_state_that_was_trained_and_not_given_back_is_refused():
+    nets, image = {"student": from_linen(Normed())}, jnp.ones((8, 4))
+    optimisers = {"student": optax.sgd(0.1)}
+    state = init_state(jax.random.key(0), nets, {"student": image}, optimisers)
+
+    def step(train, **updates):
+        def objective(scope):
+            outputs, model = scope.apply("student", scope.batch["image"], train=train)
+            given = {name: {"student": model} for name in updates}
+            return {"labels": term(outputs.logits[:, 0])}, given
+
+        phases = [Phase(objective, ("student",))]
+        return build_train_step(nets, phases, optimisers)(state, {}, {"image": image})
+
+    with pytest.raises(ValueError, match=r"\['student'\] have a model state.*not give back"):
+        step(True)
+    fixed, _ = step(False)  # statistics that stay as they are
+    jax.tree.map(np.testing.assert_array_equal, fixed.model, state.model)
+    moved, _ = step(True, model=True)
+    means = moved.model["student"]["batch_stats"]["BatchNorm_0"]["mean"]
+    assert float(jnp.abs(means).max()) > 0
 
 
 def test_averages_of_nobody_are_refused():
