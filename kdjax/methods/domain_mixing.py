@@ -43,8 +43,8 @@ def ddk(
 ) -> Method:
     """Cross entropy + weight · T² KL(teacher ‖ student) on rows of domains drawn by how far it lags.
 
-    The batch has the streams `domain0`, `domain1`, ... of equally many rows; at each place one is drawn
-    with the shares `memory["domains"]["factors"]`, which every so many steps follow the perplexities
+    The batch has the streams `domain0`, `domain1`, ... of equally many rows; at each place one is drawn,
+    by the first one's `index`, with the shares `memory["domains"]["factors"]`, which every so many steps follow the perplexities
     over the tokens drawn since (`reweighted_domains`). They begin even. A domain that was not drawn keeps its ratio.
     Smoothing 0 is plain distillation on an even mixture; with weight 0 it has no teacher.
 
@@ -82,7 +82,8 @@ def ddk(
             "kd": Term(*total_and_count(kd, where), weight=hyper["weight"]),
         }
         kept = jnp.ones(labels.shape) if where is None else where
-        seen = held["seen"] + _by_domain(drawn, domains, (labels, theirs, kept))
+        everywhere = scope.gather((drawn, (labels, theirs, kept)))
+        seen = held["seen"] + _by_domain(domains, *everywhere)
         turn = (scope.step + 1) % every == 0
         student_loss, teacher_loss, count = seen / jnp.maximum(seen[2:], 1)
         ratio = jnp.where(count > 0, jnp.exp(student_loss - teacher_loss), held["ratio"])
@@ -105,16 +106,16 @@ def ddk(
 def _drawn_rows(scope, domains, factors):
     """(rows, of which domain each is `[B]`), one domain drawn for each place of the batch."""
     streams = [scope.batch[f"domain{i}"] for i in range(domains)]
-    index = jnp.arange(len(streams[0]["tokens"]))
-    keys = scope.rng("domains", index)
+    keys = scope.rng("domains", streams[0]["index"])
     drawn = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(factors)))(keys)
     own = [
         {name: rows[name] for name in ("tokens", "targets", "mask", "segments")} for rows in streams
     ]
-    return jax.tree.map(lambda *columns: jnp.stack(columns)[drawn, index], *own), drawn
+    place = jnp.arange(len(drawn))
+    return jax.tree.map(lambda *columns: jnp.stack(columns)[drawn, place], *own), drawn
 
 
-def _by_domain(drawn, domains, values):
+def _by_domain(domains, drawn, values):
     """`[len(values), domains]`: the sums of `[B, L]` arrays over the rows of each domain."""
     sums = jnp.stack([jnp.sum(jax.lax.stop_gradient(each), axis=1) for each in values])
     return sums.astype(jnp.float32) @ jax.nn.one_hot(drawn, domains)

@@ -7,7 +7,7 @@ import optax
 
 from kdjax import methods
 from kdjax.methods.domain_mixing import reweighted_domains
-from kdjax.train import build_train_step, init_state
+from kdjax.train import build_train_step, init_state, make_mesh, place
 from tests.kdjax.methods.test_sequence_methods import B, L, rows, table
 
 BATCH = {**rows(1), "segments": np.zeros((B, L), np.int32)}
@@ -58,6 +58,7 @@ def test_domain_reweighting_draws_more_of_the_domain_where_the_student_lags():
         f"domain{i}": {
             "tokens": np.full((B, L), i), "targets": np.full((B, L), 3 + i),
             "mask": np.ones((B, L), bool), "segments": np.zeros((B, L), np.int32),
+            "index": np.arange(B),
         } for i in range(2)
     }  # fmt: skip
     method = methods.ddk(domains=2, every=3)
@@ -82,7 +83,7 @@ def test_domain_reweighting_draws_more_of_the_domain_where_the_student_lags():
 
 
 def test_domain_reweighting_minimises_the_labels_and_the_divergence_of_the_drawn_rows():
-    batch = {f"domain{i}": BATCH for i in range(2)}
+    batch = {f"domain{i}": {**BATCH, "index": np.arange(B)} for i in range(2)}
     before, found, after = stepped(methods.ddk(domains=2, every=5, weight=0.3), batch)
     p = log_probs("teacher", TEACHER, BATCH["tokens"])
 
@@ -102,3 +103,26 @@ def test_domain_reweighting_minimises_the_labels_and_the_divergence_of_the_drawn
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.params["student"], wanted
     )
     assert found["labels"] > 0
+
+
+def test_domains_are_drawn_and_counted_alike_on_one_device_and_on_several():
+    batch = {f"domain{i}": {**BATCH, **rows(i), "index": np.arange(B)} for i in range(2)}
+    method, players = methods.ddk(domains=2, every=2), {"student": optax.sgd(0.1)}
+    shapes = dict.fromkeys(NETS, BATCH)
+    states = []
+    for how, devices in (("pjit", 1), ("pjit", B), ("pmap", B)):
+        state = init_state(
+            jax.random.key(0), NETS, shapes, players, hyper=method.hyper, memory=method.memory
+        )
+        step = place(
+            lambda axis: build_train_step(NETS, method.phases, players, axis=axis),
+            make_mesh(f"data={devices}", jax.devices()[:devices]), how,
+        )  # fmt: skip
+        for _ in range(3):
+            state, _ = step(state, {"teacher": TEACHER}, batch)
+        states.append(jax.device_get((state.params, state.memory)))
+    assert states[0][1]["domains"]["factors"][0] != 0.5
+    for other in states[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), states[0], other
+        )
