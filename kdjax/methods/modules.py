@@ -23,6 +23,10 @@ def llm_modules(*, weight: float = 0.0, temperature: float = 1.0) -> Method:
 
     def objective(scope):
         batch, share = scope.batch["labelled"], scope.hyper["weight"]
+        if weight > 0 and "logits" not in batch:
+            raise ValueError(
+                f"weight={weight} needs the teacher's logits, the batch has {sorted(batch)}"
+            )
         given = {name: batch[name] for name in ("tokens", "source") if name in batch}
         student, model = scope.apply("student", given)
         right = optax.softmax_cross_entropy_with_integer_labels(

@@ -42,3 +42,14 @@ def test_llm_modules_predicts_the_next_token(weight):
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.grad(loss)(start))
     for a, b in zip(*map(jax.tree.leaves, (after.params["student"], expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_a_divergence_without_the_teachers_logits_is_refused():
+    method = methods.llm_modules(weight=0.25)
+    optimisers = {"student": optax.sgd(0.1)}
+    state = init_state(
+        jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
+    )
+    step = build_train_step({"student": NET}, method.phases, optimisers)
+    with pytest.raises(ValueError, match="weight=0.25 needs the teacher's logits.*'tokens'"):
+        step(state, {}, {"labelled": INPUTS})
