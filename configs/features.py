@@ -155,7 +155,7 @@ def implicit_autoencoder() -> ConfigDict:
         },
         options={
             "points": 48, "crossings": 160, "queries": 48, "spread": 0.1, "width": 32, "code": 32,
-            "hidden": 64, "labelled": 1000, "draws": 3, "ridge": 1.0, "batch": 32, "rate": 2e-3,
+            "hidden": 64, "labelled": 1000, "draws": 3, "ridge": 1e-3, "batch": 32, "rate": 2e-3,
             "steps": 500,
         },
         data=measured.MNIST,

@@ -9,6 +9,7 @@ import numpy as np
 from experiments import study
 from experiments.studies import _images as images
 from kdjax import methods, networks
+from kdjax.metrics.probes import probe
 
 
 def contours_of_digits(bench):
@@ -50,11 +51,8 @@ def contours_of_digits(bench):
         within = there.var(axis=1).sum(-1).mean(-1)
         whole = there.reshape(len(own), -1, own.shape[-1]).var(axis=1).sum(-1)
         wanted = label[getattr(parts, part)]
-        right = [
-            np.mean(_probe(train, label[few], options.ridge, test) == wanted)
-            for train, test in zip(own, there[:, 0], strict=True)
-        ]
-        return {"accuracy": np.asarray(right), "resampling": within / whole}
+        told = probe(own, there[:, 0], label[few], regularisation=options.ridge)
+        return {"accuracy": np.mean(told == wanted, axis=1), "resampling": within / whole}
 
     found = {}
     rows = {
@@ -127,15 +125,3 @@ def _sampling(points: int, queries: int, spread: float):
         }
 
     return sample
-
-
-def _probe(train, labels, strength, test):
-    """The classes `[M]` that ridge regression on one-hot labels gives to codes `[M, D]`."""
-    mean, scale = train.mean(0), train.std(0) + 1e-6
-
-    def prepared(x):
-        return np.concatenate([(x - mean) / scale, np.ones((len(x), 1))], axis=1)
-
-    own, wanted = prepared(train), np.eye(labels.max() + 1)[labels]
-    gram = own.T @ own + strength * np.eye(own.shape[1])
-    return np.argmax(prepared(test) @ np.linalg.solve(gram, own.T @ wanted), axis=1)

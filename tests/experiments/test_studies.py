@@ -7,11 +7,19 @@ import pytest
 
 from experiments import setup, study, train_teacher, training, tuning
 
-# One of each kind: closed forms, images, texts whose networks come from one another, retrieval.
+# Some of each kind: closed forms, images, texts whose networks come from one another, retrieval.
 STUDIES = [
     ("logits", "empsel"),
     ("features", "teacher_class"),
+    ("features", "auto_transfer"),
+    ("multi_teacher", "recon"),
+    ("multi_teacher", "sak"),
+    ("augmentation", "hard"),
+    ("online", "comd"),
+    ("privacy", "swing_distillation"),
     ("lm", "rapid"),
+    ("lm", "context_aware_ctc"),
+    ("lm", "gecturk"),
     ("retrieval", "lead"),
 ]
 

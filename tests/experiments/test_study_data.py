@@ -89,13 +89,6 @@ def test_sampled_queries_have_the_distance_to_the_whole_contour():
     assert np.median(one["distances"][:20]) < 0.15 < np.median(one["distances"][20:])
 
 
-def test_the_probe_finds_a_linear_rule():
-    x = RNG.normal(size=(300, 4))
-    labels = (x @ RNG.normal(size=4) > 0).astype(int)
-    found = contours._probe(x[:200], labels[:200], 1.0, x[200:])
-    assert np.mean(found == labels[200:]) > 0.85
-
-
 def test_a_view_comes_again_by_its_seed_and_mixes_two_examples():
     image = jnp.asarray(RNG.random((5, 6, 6, 1)).astype(np.float32))
     view = jax.jit(lambda e, s: stored._seeded_view(image, e, s, shift=1, mixed=0.4))

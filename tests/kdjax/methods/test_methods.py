@@ -29,7 +29,7 @@ def one_step(method, batch):
     inputs = {**INPUTS, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = {name: optax.sgd(0.1) for name in method.phases[0].trains}
     state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
-    step = build_train_step(nets, method.phases, optimisers)
+    step = jax.jit(build_train_step(nets, method.phases, optimisers))
     after, metrics = step(state, FROZEN, batch)
     return state, {name: float(t / c) for name, (t, c) in metrics.items()}, after
 

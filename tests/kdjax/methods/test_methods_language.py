@@ -22,7 +22,7 @@ def stepped(method, batch, *, steps=1, rate=0.1):
         jax.random.key(0), NETS, dict.fromkeys(NETS, BATCH), players,
         hyper=method.hyper, memory=method.memory,
     )  # fmt: skip
-    before, step = state, build_train_step(NETS, method.phases, players)
+    before, step = state, jax.jit(build_train_step(NETS, method.phases, players))
     for _ in range(steps):
         state, metrics = step(state, {"teacher": TEACHER}, batch)
     return before, {name: float(t / c) for name, (t, c) in metrics.items()}, state

@@ -28,7 +28,8 @@ def stepped(method, network, rate=0.0):
     nets, shape = {"student": network}, {"student": ROWS["frames"]}
     state = init_state(jax.random.key(0), nets, shape, optimisers, hyper=method.hyper)
     params = jax.tree.map(jnp.copy, state.params["student"])
-    _, metrics = build_train_step(nets, method.phases, optimisers)(state, {}, {"sequence": ROWS})
+    step = jax.jit(build_train_step(nets, method.phases, optimisers))
+    _, metrics = step(state, {}, {"sequence": ROWS})
     outputs, _ = network.apply({"params": params}, ROWS["frames"], train=False, rngs={})
     return params, {name: float(t / c) for name, (t, c) in metrics.items()}, outputs
 

@@ -25,7 +25,7 @@ def test_verified_labels_teach_by_the_mean_over_the_places_that_count():
     nets, optimisers = {"student": network}, {"student": optax.sgd(0.1)}
     state = init_state(jax.random.key(0), nets, {"student": ROWS["inputs"]}, optimisers)
     before = jax.tree.map(jnp.copy, state.params["student"])
-    step = build_train_step(nets, methods.tagging().phases, optimisers)
+    step = jax.jit(build_train_step(nets, methods.tagging().phases, optimisers))
     after, metrics = step(state, {}, {"sequence": ROWS})
 
     def loss(params):

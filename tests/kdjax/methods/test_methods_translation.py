@@ -71,7 +71,7 @@ def test_attention_alignment_adds_the_labels_the_answers_and_the_fading_attentio
     inputs = {"student": SHAPES, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = dict.fromkeys(nets, optax.sgd(0.0))
     state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
-    step = build_train_step(nets, method.phases, optimisers)
+    step = jax.jit(build_train_step(nets, method.phases, optimisers))
     before = jax.tree.map(jnp.copy, state.params)
     outputs, _ = STUDENT.apply({"params": before["student"]}, ROWS, train=True, rngs={})
     state, metrics = step(state, {}, {"sequence": ROWS})
