@@ -9,7 +9,7 @@ import numpy as np
 from experiments import study
 from experiments.studies import _images as images
 from kdjax import methods, networks
-from kdjax.metrics.probes import probe
+from kdjax.metrics import probes
 
 
 def contours_of_digits(bench):
@@ -51,7 +51,7 @@ def contours_of_digits(bench):
         within = there.var(axis=1).sum(-1).mean(-1)
         whole = there.reshape(len(own), -1, own.shape[-1]).var(axis=1).sum(-1)
         wanted = label[getattr(parts, part)]
-        told = probe(own, there[:, 0], label[few], regularisation=options.ridge)
+        told = probes.probe(own, there[:, 0], label[few], regularisation=options.ridge)
         return {"accuracy": np.mean(told == wanted, axis=1), "resampling": within / whole}
 
     found = {}
