@@ -258,6 +258,7 @@ def report(config, workdir, data, rows):
     described = f"{name}: {len(train)} train ({labelled or len(train)} labelled), "
     setup.report(
         config, workdir, rows, COLUMNS,
+        baseline=config.run.baseline,
         experiment="distill",
         title=f"Distillation on {name}",
         notes={"data": described + f"{len(validation)} validation, {len(test)} test"},

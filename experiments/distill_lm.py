@@ -292,6 +292,7 @@ def report(config, workdir, data: Data, rows):
     described = f"{config.run.data.name}: {train} training rows of {length} tokens, "
     setup.report(
         config, workdir, rows, COLUMNS,
+        baseline=config.run.baseline,
         experiment="distill_lm",
         title=f"Distillation of language models on {config.run.data.name}",
         notes={

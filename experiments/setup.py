@@ -124,6 +124,12 @@ def stop_agreed() -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(_stop_asked)).any())
 
 
+def stop_before(what: str) -> None:
+    """Ends the run if a stop was asked for in the last chunk of what came before."""
+    if stop_agreed():
+        raise Stopped(f"stopped before {what}")
+
+
 def join_processes(coordinator: str, count: int | None, number: int | None) -> None:
     """Makes this process one of several, where a flag or the environment says that there are several.
 
@@ -444,23 +450,31 @@ def command(experiment: str) -> str:
 
 
 def report(
-    config, workdir: Path, rows, columns, *, experiment: str, title: str, notes: Mapping[str, str]
+    config,
+    workdir: Path,
+    rows,
+    columns,
+    *,
+    baseline: str,
+    experiment: str,
+    title: str,
+    notes: Mapping[str, str],
 ) -> None:
     """The table of `rows` on the terminal, and `report.html` with the curves in the workdir.
 
     `notes` are those of the experiment; the command, the seeds and the versions are added.
     """
-    table = tables.results_table(rows, baseline=config.run.baseline, columns=columns)
+    table = tables.results_table(rows, baseline=baseline, columns=columns)
     print(table)
-    path = workdir / "report.html"
+    path, metrics = workdir / "report.html", workdir / "metrics.jsonl"
     html.write_report(
         path,
         title=title,
         table=table,
-        curves=read_metrics(workdir / "metrics.jsonl"),
+        curves=read_metrics(metrics) if metrics.exists() else [],
         notes={
             "command": command(experiment),
-            "seeds": f"{config.run.seeds}, paired by seed with {config.run.baseline!r}",
+            "seeds": f"{config.run.seeds}, paired by seed with {baseline!r}",
             **notes,
             "versions": f"jax {jax.__version__}, {jax.default_backend()}",
         },

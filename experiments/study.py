@@ -2,8 +2,8 @@
 
     python -m experiments.study --config=configs/logits.py:empsel --workdir=runs/catalogue/empsel
 
-Prints the rows and writes `config.json`, `results.json` and, where networks are trained, their curves
-and checkpoints into the workdir. The same command goes on with a run that was stopped or killed.
+Prints the rows and writes `config.json`, `metrics.jsonl`, `results.json`, `report.html` and, where
+networks are trained, their checkpoints into the workdir. The same command goes on with a run that was stopped or killed.
 
 A study is a public function of `experiments/studies/`, named by `config.run.study`:
 `study(bench) -> {row: {metric: one value per seed}}`. What it trains goes through `bench.fit`, all
@@ -28,6 +28,7 @@ import optax
 from experiments import setup, studies, train_teacher, training, tuning
 from kdjax import networks
 from kdjax.data import plans, sources, streams
+from kdjax.report import tables
 from kdjax.report.results import write_results
 
 
@@ -237,9 +238,29 @@ def main(config, workdir: Path) -> None:
         own = bench.costs.get(name, {"seconds": 0.0})
         cost = {key: [each] * config.run.seeds for key, each in own.items()}
         rows.append({"name": name, "seeds": bench.seeds, "metrics": {**values, **cost}})
-        means = "  ".join(f"{key} {np.mean(each):.4g}" for key, each in values.items())
-        print(f"{name:<14} {means}")
     write_results(workdir / "results.json", rows)
+    report(config, workdir, rows)
+
+
+def report(config, workdir, rows):
+    """The table on the terminal and `report.html`; gains are over the first claim's first opponent."""
+    claims = config.run.claims.values()
+    claimed = [claim.metric for claim in claims]
+    names = dict.fromkeys(key for row in rows for key in row["metrics"])
+    columns = []
+    for key in sorted(names, key=lambda name: name not in claimed):
+        if key in ("seconds", "training_flops"):
+            continue
+        share = key in tables.SHARES
+        heading, digits = key.replace("_", " "), 1 if share else 3
+        columns.append(tables.Column(key, heading, share, digits, gain=key in claimed))
+    setup.report(
+        config, workdir, rows, columns,
+        baseline=next(iter(claims)).over[0],
+        experiment="study",
+        title=config.run.study.replace("_", " ").capitalize(),
+        notes={"data": config.run.data.name},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

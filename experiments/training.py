@@ -92,6 +92,7 @@ def train_row(run: setup.Run, stage: Stage, frozen, seeds, teachers, evaluate) -
         teachers: the fingerprints of the frozen teachers; a checkpoint of others is refused.
         evaluate: `evaluate(state) -> {metric: values}` on validation, for the curves.
     """
+    setup.stop_before(stage.name)
     place = run.config.place
     replicas = None if isinstance(seeds, int) else ("seed", len(seeds))
     checkpoints = Checkpoints(run.workdir / "checkpoints" / stage.name)

@@ -82,6 +82,7 @@ def tune(run: setup.Run, name: str, build, frozen, score) -> dict[str, float]:
     kept = json.loads(path.read_text()) if path.exists() else {}
     settings = grid(wanted.grid[name])
     if name not in kept:
+        setup.stop_before(f"the trials of {name}")
         seeds = list(range(wanted.seeds)) * len(settings)
         stage = build(seeds)
         state, given = stage.init(frozen)

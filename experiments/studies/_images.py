@@ -139,7 +139,7 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
     head = networks.multilayer_perceptron(data.classes, widths=())
     own = data._replace(image=features[:, None, :, None])
     state = bench.fit(
-        "teacher_head", methods.supervised(), {"student": head}, own.shape,
+        "teacher/head", methods.supervised(), {"student": head}, own.shape,
         {"labelled": own.stream(settings["batch"], labelled)}, **settings,
     )  # fmt: skip
     logits = np.asarray(study.predict(head, state.params["student"], own.image).logits)

@@ -65,7 +65,7 @@ def write_report(
             as the one row that they are in the table.
         notes: what was run, by name.
         config: shown folded.
-        metric: what is drawn of the validation split.
+        metric: what is drawn of the validation split, where its lines have it.
     """
     rows = [name for name, *_ in table.cells]
     validation, training = (_by_row(curves, rows, split) for split in ("validation", "train"))
@@ -74,18 +74,19 @@ def write_report(
         key for own in training.values() for line in own for key in line if key not in LINE_KEYS
     )
     unit = " (%)" if metric.percent else ""
-    progress = figures.curves(
-        validation,
-        metric.metric,
-        f"validation {metric.heading}{unit}",
-        looks,
-        scale=100 if metric.percent else 1,
-    )
     overview = [
         _panel(f"Gain in {gain.heading} over {gain.baseline}", figures.gains(gain, looks))
         for gain in table.gains
     ]
-    overview.append(_panel(f"Validation {metric.heading} while training", progress))
+    if any(metric.metric in line for own in validation.values() for line in own):
+        progress = figures.curves(
+            validation,
+            metric.metric,
+            f"validation {metric.heading}{unit}",
+            looks,
+            scale=100 if metric.percent else 1,
+        )
+        overview.append(_panel(f"Validation {metric.heading} while training", progress))
     losses = [
         _panel(term, figures.curves(training, term, "training loss", looks, log=True))
         for term in terms

@@ -10,6 +10,8 @@ import numpy as np
 
 from kdjax.report.intervals import Interval, paired_interval
 
+SHARES = ("accuracy", "agreement", "attack_success", "calibration_error")  # written in per cent
+
 
 class Column(NamedTuple):
     """A metric's heading and how it is written; `gain` adds a column against the baseline row."""

@@ -1,14 +1,19 @@
 """What studies train through: one program for all seeds, settings chosen, nothing trained twice."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import measured
+from configs import logits, measured
 from experiments import setup, study, tuning
 from kdjax import networks
 from kdjax.methods import supervised
+from kdjax.report.results import read_results
+from kdjax.train import Stopped
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 Y = (X @ np.array([1.0, -2.0, 0.5]) > 0).astype(np.int32)
@@ -70,3 +75,34 @@ def test_fit_chooses_the_setting_with_the_best_score(tmp_path):
 
 def test_predict_and_studies_are_found_by_name():
     assert {"finite_domains", "neighbouring_columns"} <= study.named_studies().keys()
+
+
+def test_a_study_leaves_its_rows_and_a_report_of_its_claims(tmp_path, capsys):
+    config = logits.get_config("empsel,tiny")
+    study.main(config, tmp_path)
+    rows = read_results(tmp_path / "results.json")
+    assert [row["name"] for row in rows] == list(config.run.rows)
+    opponent = config.run.claims["full"].over[0]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for text in (page, capsys.readouterr().out.replace("\n", " ")):
+        assert f"gain over {opponent}" in text
+    assert "Finite domains" in page and "Validation" not in page
+
+
+def test_a_stop_asked_for_in_the_last_chunk_of_a_fit_ends_the_run_before_the_next(
+    tmp_path, monkeypatch
+):
+    grid = {"other": {tuning.RATE: (0.5, 1.0)}}
+    monkeypatch.setattr(setup, "_stop_asked", False)
+    before = signal.signal(signal.SIGTERM, setup._remember_stop)
+    try:
+        own = bench(tmp_path, grid)
+        fitted(own, score=lambda state, seeds: os.kill(os.getpid(), signal.SIGTERM) or right(state))
+        for name in ("other", "plain/two"):
+            with pytest.raises(Stopped, match="before"):
+                fitted(own, name, score=lambda state, seeds: right(state))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (tmp_path / "tuning.json").exists()
+    monkeypatch.setattr(setup, "_stop_asked", False)
+    assert fitted(bench(tmp_path, grid)).step.tolist() == [60] * 3

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.report import tables
 from kdjax.report.intervals import holm, paired_interval, paired_p_value
 from kdjax.report.results import read_results
 from tools.catalogue.rows import Row
@@ -127,7 +128,7 @@ def _data(data):
 
 
 def _sentence(each, measured):
-    percent = each["metric"] in PERCENT
+    percent = each["metric"] in tables.SHARES
 
     def shown(name):
         values = np.asarray(measured[name][each["metric"]], float) * (100 if percent else 1)
@@ -137,9 +138,6 @@ def _sentence(each, measured):
 
     unit = " %" if percent else ""
     return f"{each['metric'].replace('_', ' ')}{unit}: {shown(each['row'])}, {shown(each['over'])}"
-
-
-PERCENT = ("accuracy", "agreement", "attack_success", "calibration_error")
 
 
 def _finite(value):

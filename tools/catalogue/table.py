@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from tools.catalogue.measure import PERCENT
+from kdjax.report.tables import SHARES
 from tools.catalogue.rows import STATUSES, Row
 
 HEAD = """# The catalogue
@@ -65,7 +65,7 @@ def cells(row: Row) -> list[str]:
 
 
 def difference(each):
-    scale = 100 if each["metric"] in PERCENT else 1
+    scale = 100 if each["metric"] in SHARES else 1
     mean, low, high = (
         "nan" if each[key] is None else f"{scale * each[key]:+.2f}"
         for key in ("mean", "low", "high")
