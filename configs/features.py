@@ -103,8 +103,8 @@ def mobilebert() -> ConfigDict:
         },
         options={
             "length": 32, "masked": 0.2, "windows": 20_000, "held": 400, "width": 48, "layers": 3,
-            "heads": 2, "bottleneck": 16, "hidden": 64, "batch": 16, "teacher_rate": 3e-3,
-            "rate": 3e-3, "teacher_steps": 2000, "steps": 500, "transfer": 0.4,
+            "heads": 2, "bottleneck": 16, "hidden": 64, "batch": 16, "teacher_rate": 1e-3,
+            "rate": 1e-3, "teacher_steps": 3000, "steps": 500, "transfer": 0.4,
         },
         data="text of the standard library's sources, its characters",
         grid={

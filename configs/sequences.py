@@ -214,12 +214,12 @@ def ssr() -> ConfigDict:
         "span_rewriting",
         rows=rows,
         claims={
-            "teacher": measured.claim("teacher", over=["infilling", "own", "random"]),
-            "curriculum": measured.claim("curriculum", over=["teacher"]),
+            "teacher": measured.claim("teacher", over=["infilling", "own", "random"], metric="f1"),
+            "curriculum": measured.claim("curriculum", over=["teacher"], metric="f1"),
         },
         options={
             "words": 200, "longest": 10, "large_width": 96, "known": 350, "read": 300, "mended": 150,
-            "validation": 80, "begun_steps": 300, "large_steps": 500, "steps": 200, "mend_steps": 150,
+            "validation": 80, "begun_steps": 300, "large_steps": 500, "steps": 200, "mend_steps": 300,
         },
         data="short lines of the standard library in its most frequent words",
         tuned=rows,

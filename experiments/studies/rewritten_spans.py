@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from experiments.studies._answers import Writer, each, or_else, parts
-from kdjax.data import plans
+from kdjax.data import answers, plans
 from kdjax.data.text import standard_library
 
 MARKS = "<|>"  # the first span stands between the first two, a second between the last two
@@ -18,8 +18,8 @@ MARKS = "<|>"  # the first span stands between the first two, a second between t
 def span_rewriting(bench):
     """A small model goes on by infilling, or by rewriting fills: its own, a larger model's, random ones.
 
-    Then all learn to mend lines with a wrong word, which is what they are tested by. `curriculum` has
-    the larger model's fills, short and likely spans first.
+    Then all learn to mend lines with a wrong word, which is what they are tested by: F1 of a line's words
+    in their order. `curriculum` has the larger model's fills, short and likely spans first.
 
     Zhou, Ge, Xu, Li, Wei, "Improving Sequence-to-Sequence Pre-training via Sequence Span Rewriting",
     2021, with fills drawn at top-p 0.9.
@@ -73,9 +73,15 @@ def span_rewriting(bench):
             f"{name}/read", pairs, steps=options.steps, start=begun, sampler=sampler
         )
         found[name] = small.teach(
-            name, mended, steps=options.mend_steps, start=params, validation=validation
-        )
-    return small.accuracies(found, test)
+            name, mended, steps=options.mend_steps, start=params, validation=validation,
+            right=_likeness,
+        )  # fmt: skip
+    return {name: {"f1": small.accuracy(own, test, _likeness)} for name, own in found.items()}
+
+
+def _likeness(prompt, answer, text):
+    del prompt
+    return answers.rouge_l(text, [answer])[0]
 
 
 def _rewritten(own, texts, likely):
