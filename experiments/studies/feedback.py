@@ -98,10 +98,11 @@ def _distorted(image, copies):
     move = rng.uniform(-1.5, 1.5, (*size, 2))
     middle = (np.array(image.shape[1:3]) - 1) / 2
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape[1:3]), indexing="ij"), -1) - middle
+    middle = middle[None, None]
 
     def one(image, angle, scale, move):
         turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        places = jnp.moveaxis(grid @ turn / scale + middle + move, -1, 0)
+        places = jnp.moveaxis(grid @ turn / scale + middle + move[None, None], -1, 0)
         read = jax.scipy.ndimage.map_coordinates
         return read(image[..., 0], places, order=1, mode="nearest")[..., None]
 

@@ -42,7 +42,7 @@ def points_of_digits(bench):
         "patches": patches,
         "centres": centres,
         "label": digits.label,
-        "image_feature": np.asarray((seen - seen.mean(axis=0)) / seen.std()),
+        "image_feature": np.asarray((seen - seen.mean(axis=0, keepdims=True)) / seen.std()),
         "text_feature": names[digits.label],
     }
     stream = study.stream(columns, options.batch, digits.parts.train)
