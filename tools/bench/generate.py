@@ -134,10 +134,14 @@ def drafting(draft):
 
 
 def distilled(batch, tiny=False):
-    """(teacher, draft, prompts): networks with their variables, trained as `configs/lm.py` says."""
+    """(teacher, draft, prompts): networks with their variables, trained as `configs/lm.py` says.
+
+    The teacher for half of its steps, the draft for a quarter.
+    """
     config = lm.get_config("default,tiny" if tiny else "default")
     run, sizes = config.run, {"query_key_norm": False, **SHAPE}
-    run.seeds, run.steps, run.rows = 1, run.steps // 2, {"alone": run.rows.alone, "kd": run.rows.kd}
+    run.seeds, run.steps, run.teacher.steps = 1, run.steps // 4, run.teacher.steps // 2
+    run.rows = {"alone": run.rows.alone, "kd": run.rows.kd}
     if not tiny:
         run.teacher.network.update({**sizes, "depth": DEPTH})
         run.student.network.update({**sizes, "width": 128, "hidden": 512})
