@@ -2,8 +2,9 @@
 
     python -m experiments.study --config=configs/logits.py:empsel --workdir=runs/catalogue/empsel
 
-Prints the rows and writes `config.json`, `metrics.jsonl`, `results.json`, `report.html` and, where
-networks are trained, their checkpoints into the workdir. The same command goes on with a run that was stopped or killed.
+Prints the rows and writes `config.json`, `results.json`, `report.html` and, where networks are trained,
+`metrics.jsonl` and checkpoints into the workdir. The same command goes on with a run that was stopped
+or killed.
 
 A study is a public function of `experiments/studies/`, named by `config.run.study`:
 `study(bench) -> {row: {metric: one value per seed}}`. What it trains goes through `bench.fit`, all

@@ -184,6 +184,12 @@ class Writer:
         return found
 
 
+def likeness(prompt: str, answer: str, text: str) -> float:
+    """A `right` for `Writer.accuracy`: F1 of the characters that a text has in the answer's order."""
+    del prompt
+    return answers.rouge_l(text, [answer])[0]
+
+
 def each(function: Callable[..., Any], *by_seed: Iterable) -> list[Any]:
     """What a function makes of every seed's own."""
     return [function(*own) for own in zip(*by_seed, strict=True)]

@@ -143,7 +143,6 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
         {"labelled": own.stream(settings["batch"], labelled)}, **settings,
     )  # fmt: skip
     logits = np.asarray(study.predict(head, state.params["student"], own.image).logits)
-    count, numbers = len(features), {seed: i for i, seed in enumerate(bench.seeds)}
     columns = {
         "image": np.tile(data.image, (len(logits), 1, 1, 1)),
         "label": np.tile(data.label, len(logits)),
@@ -151,7 +150,7 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
     }
 
     def examples(seed):
-        return numbers[seed] * count + data.parts.labelled(labelled, seed)
+        return seed * len(features) + data.parts.labelled(labelled, seed)
 
     stream = study.stream(columns, settings["batch"], examples)
     return stream, own.scored(head)(state, bench.seeds)

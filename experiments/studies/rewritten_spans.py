@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 
-from experiments.studies._answers import Writer, each, or_else, parts
-from kdjax.data import answers, plans
+from experiments.studies._answers import Writer, each, likeness, or_else, parts
+from kdjax.data import plans
 from kdjax.data.text import standard_library
 
 MARKS = "<|>"  # the first span stands between the first two, a second between the last two
@@ -74,14 +74,9 @@ def span_rewriting(bench):
         )
         found[name] = small.teach(
             name, mended, steps=options.mend_steps, start=params, validation=validation,
-            right=_likeness,
+            right=likeness,
         )  # fmt: skip
-    return {name: {"f1": small.accuracy(own, test, _likeness)} for name, own in found.items()}
-
-
-def _likeness(prompt, answer, text):
-    del prompt
-    return answers.rouge_l(text, [answer])[0]
+    return {name: {"f1": small.accuracy(own, test, likeness)} for name, own in found.items()}
 
 
 def _rewritten(own, texts, likely):

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer, each, parts
+from experiments.studies._answers import Writer, each, likeness, parts
 from kdjax.data import answers
 
 
@@ -216,5 +216,4 @@ def _context(name, several, shaped):
 
 def _likeness(prompt, answer, text):
     """F1 with the right answer, without what the text says of its own score."""
-    del prompt
-    return answers.rouge_l(text.lstrip("01234"), [answer])[0]
+    return likeness(prompt, answer, text.lstrip("01234"))

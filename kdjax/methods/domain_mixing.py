@@ -44,8 +44,9 @@ def ddk(
     """Cross entropy + weight · T² KL(teacher ‖ student) on rows of domains drawn by how far it lags.
 
     The batch has the streams `domain0`, `domain1`, ... of equally many rows; at each place one is drawn,
-    by the first one's `index`, with the shares `memory["domains"]["factors"]`, which every so many steps follow the perplexities
-    over the tokens drawn since (`reweighted_domains`). They begin even. A domain that was not drawn keeps its ratio.
+    by the first one's `index`, with the shares `memory["domains"]["factors"]`. They begin even and every
+    so many steps follow the perplexities over the tokens drawn since (`reweighted_domains`); a domain that
+    was not drawn keeps its ratio.
     Smoothing 0 is plain distillation on an even mixture; with weight 0 it has no teacher.
 
     Liu, Zhang, Guo, Zhang, Que, Deng et al., "DDK: Distilling Domain Knowledge for Efficient Large

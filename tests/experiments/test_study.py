@@ -10,7 +10,9 @@ import pytest
 
 from configs import logits, measured
 from experiments import setup, study, tuning
+from experiments.studies import _images
 from kdjax import networks
+from kdjax.data import splits
 from kdjax.methods import supervised
 from kdjax.report.results import read_results
 from kdjax.train import Stopped
@@ -106,3 +108,24 @@ def test_a_stop_asked_for_in_the_last_chunk_of_a_fit_ends_the_run_before_the_nex
     assert not (tmp_path / "tuning.json").exists()
     monkeypatch.setattr(setup, "_stop_asked", False)
     assert fitted(bench(tmp_path, grid)).step.tolist() == [60] * 3
+
+
+def test_with_own_heads_every_seed_is_told_what_its_own_head_says(tmp_path):
+    config = measured.study("anything", ["teacher"], {}, options={}, data="drawn points")
+    config.run.seeds = 2
+    own = study.Bench(setup.open_run(config, tmp_path, "drawn points"), None, {})
+    rng, label = np.random.default_rng(1), np.arange(60) % 2
+    features = rng.normal(size=(60, 8)).astype(np.float32)  # they say nothing of the labels
+    image = rng.normal(size=(60, 2, 2, 1)).astype(np.float32)
+    parts = splits.Splits(np.arange(40), np.arange(40, 50), np.arange(50, 60), label)
+    data = _images.Images(image, label.astype(np.int32), parts)
+    stream, accuracy = _images.with_own_heads(own, data, features, 8, steps=300, batch=8, rate=0.1)
+    assert accuracy.shape == (2,)
+    said = np.argmax(stream.resident["teacher/logits"], -1).reshape(2, 60)
+    for seed in (0, 1):
+        few = parts.labelled(8, seed)
+        given = stream.plan.indices(seed, 0)
+        np.testing.assert_array_equal(np.sort(given), seed * 60 + few)
+        np.testing.assert_array_equal(stream.resident["image"][seed * 60 + few], image[few])
+        np.testing.assert_array_equal(said[seed, few], label[few])
+    assert (said[0] != said[1]).any()
