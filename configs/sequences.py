@@ -3,9 +3,9 @@
     python -m tools.catalogue run multipl_t
     python -m experiments.study --config=configs/lm.py:multipl_t --workdir=runs/catalogue/multipl_t
 
-A decoder of one layer over characters is taught some hundred pairs; ten seeds have data of their own
-and train in one program. The rate of what is compared is one of two, chosen on validation; of a row in
-parts that is the last one's. One takes a few minutes on two cores, `multipl_t,tiny` one.
+A decoder of one or two layers over characters is taught some hundred pairs; ten seeds have data of
+their own and train in one program. The rate of what is compared is one of two, chosen on validation; of
+a row in parts that is the last one's. One takes a few minutes on two cores, `multipl_t,tiny` one.
 """
 
 from ml_collections import ConfigDict
