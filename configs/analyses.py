@@ -8,26 +8,25 @@ The measured results are in `configs/README.md`. A recipe takes less than a minu
 
 from ml_collections import ConfigDict
 
-from configs import measured
+from configs.measured import DIGITS, FIXED, chosen, claim, each, study
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, latent_interactions)
+    return chosen(arg, latent_interactions)
 
 
 def latent_interactions() -> ConfigDict:
     """S094: columns of a digit as tasks, the third seen at three pixels; against LMC and no transfer."""
     better = {"metric": "error", "direction": "lower"}
-    return measured.study(
+    others = ("coregionalised", "independent")
+    return study(
         "neighbouring_columns",
-        rows=["interaction", "coregionalised", "independent"],
+        rows=each(FIXED, "interaction", *others),
         claims={
-            "interaction": measured.claim(
-                "interaction", ["coregionalised", "independent"], **better
-            ),
-            "transfer": measured.claim("coregionalised", ["independent"], **better),
+            "interaction": claim("interaction", others, **better),
+            "transfer": claim("coregionalised", ["independent"], **better),
         },
         options={"images": 40, "seen": 3, "latent": 2, "steps": 200, "rate": 0.05},
-        data=measured.DIGITS,
+        data=DIGITS,
     )

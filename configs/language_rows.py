@@ -9,12 +9,13 @@ The measured results are in `configs/README.md`. A recipe takes some minutes on 
 from ml_collections import ConfigDict
 
 from configs import measured, small_text
+from configs.measured import FIXED, chosen, claim, each, study, tried
 from configs.small_text import KD, measured_text
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, *RECIPES, smaller=_shrink)
+    return chosen(arg, *RECIPES, smaller=_shrink)
 
 
 def _shrink(config):
@@ -23,7 +24,7 @@ def _shrink(config):
 
 def better(row, over):
     """That a row's held-out perplexity is lower; stated before a run."""
-    return measured.claim(row, over, "perplexity", "lower")
+    return claim(row, over, "perplexity", "lower")
 
 
 def taid() -> ConfigDict:
@@ -55,7 +56,7 @@ def pretraining_distillation() -> ConfigDict:
     }
     claims = {
         "distilled": better("kd_constant", over=["alone"]),
-        "truncated": measured.claim("kd_top8", ["kd_constant"], "perplexity", "equal", margin=0.5),
+        "truncated": claim("kd_top8", ["kd_constant"], "perplexity", "equal", margin=0.5),
     }
     return measured_text(rows, claims)
 
@@ -97,8 +98,8 @@ def first() -> ConfigDict:
     }
     error = {"metric": "calibration_error", "direction": "lower"}
     claims = {
-        "calibration": measured.claim("first", ["top5", "alone", "kd"], **error),
-        "accuracy": measured.claim("first", ["alone"]),
+        "calibration": claim("first", ["top5", "alone", "kd"], **error),
+        "accuracy": claim("first", ["alone"]),
     }
     config = _halved(measured_text(rows, claims))
     config.run.data.rows = 2048
@@ -115,72 +116,50 @@ def ddk() -> ConfigDict:
     """S195: five packages, drawn by how far the student lags behind its teacher on them."""
     even = {"smoothing": 0.0}
     rows = {"alone": {**even, "weight": 0.0}, "kd": even, "ddk": {}}
-    gap = {"metric": "worst_gap", "direction": "lower"}
-    options = {"domains": DOMAINS, **CORPUS, **TEACHER, **STUDENT, "methods": rows, "every": 20}
-    return measured.study(
+    return study(
         "domain_reweighting",
-        rows=["teacher", "pretrained", *rows],
-        claims={"ddk": measured.claim("ddk", ["kd", "alone"], **gap)},
-        options={**options, "pretraining_steps": 200, "steps": 200},
+        rows={**each(FIXED, "teacher", "pretrained"), **each(tried(), *rows)},
+        claims={"ddk": claim("ddk", ["kd", "alone"], "worst_gap", "lower")},
+        options={
+            "domains": DOMAINS, **CORPUS, **TEACHER, **STUDENT, "methods": rows, "every": 20,
+            "pretraining_steps": 200, "steps": 200,
+        },
         data=PACKAGES,
-        grid={row: {"rate": (0.3, 1.0, 3.0)} for row in rows},
-    )
+    )  # fmt: skip
 
 
 def branch_merge() -> ConfigDict:
     """S176: a student distilled on each of three packages, and the three merged; against one on all."""
-    options = {"domains": DOMAINS[:3], **CORPUS, **TEACHER, **STUDENT, "weight": 1.0}
     over = ["joint", "average", "task_arithmetic"]
-    lower = {"metric": "loss", "direction": "lower"}
-    return measured.study(
+    return study(
         "merged_branches",
-        rows=["teacher", "base", "branches", "joint", "average", "task_arithmetic", "fusion"],
-        claims={"fusion": measured.claim("fusion", over, **lower)},
+        rows=each(FIXED, "teacher", "base", "branches", *over, "fusion"),
+        claims={"fusion": claim("fusion", over, "loss", "lower")},
         options={
-            **options,
-            "scales": (0.2, 0.3, 0.4, 0.5, 0.7, 1.0),
-            "pretraining_steps": 300,
-            "steps": 600,
+            "domains": DOMAINS[:3], **CORPUS, **TEACHER, **STUDENT, "weight": 1.0,
+            "scales": (0.2, 0.3, 0.4, 0.5, 0.7, 1.0), "pretraining_steps": 300, "steps": 600,
         },
         data=PACKAGES,
-    )
+    )  # fmt: skip
 
 
 def rapid() -> ConfigDict:
     """S136: 128 tokens of context, and a draft that reads what is retrieved of them, 32 tokens."""
-    options = {
-        "domains": DOMAINS[:3],
-        **CORPUS,
-        "evaluated": 0,
-        "width": 48,
-        "depth": 2,
-        "rate": 3e-3,
-    }
     margins = (5.0, 10.0, 20.0)
-    rows = ["target", "draft", *(f"rapid_{margin:g}" for margin in margins)]
-    tokens = {"metric": "tokens_per_pass"}
-    return measured.study(
+    return study(
         "retrieved_drafts",
-        rows=rows,
+        rows=each(FIXED, "target", "draft", *(f"rapid_{margin:g}" for margin in margins)),
         claims={
-            "accuracy": measured.claim("rapid_10", ["target", "draft"]),
-            "speed": measured.claim("rapid_10", ["target"], **tokens),
+            "accuracy": claim("rapid_10", ["target", "draft"]),
+            "speed": claim("rapid_10", ["target"], "tokens_per_pass"),
         },
         options={
-            **options,
-            "length": 128,
-            "batch": 4,
-            "steps": 600,
-            "read": 32,
-            "contexts": 256,
-            "chunks": 2,
-            "chunk": 8,
-            "drafted": 8,
-            "margins": margins,
-            "threshold": 0.1,
+            "domains": DOMAINS[:3], **CORPUS, "evaluated": 0, "width": 48, "depth": 2, "rate": 3e-3,
+            "length": 128, "batch": 4, "steps": 600, "read": 32, "contexts": 256, "chunks": 2, "chunk": 8,
+            "drafted": 8, "margins": margins, "threshold": 0.1,
         },
         data=PACKAGES,
-    )
+    )  # fmt: skip
 
 
 PACKAGES = "packages of the Python standard library"

@@ -10,55 +10,54 @@ to two minutes on two cores; `configs/logits.py:dot,tiny` some seconds.
 
 from ml_collections import ConfigDict
 
-from configs import digits, measured
+from configs import digits
+from configs.measured import (
+    ALONE,
+    DIGITS,
+    FEW_LABELS,
+    FIXED,
+    KD,
+    MNIST,
+    chosen,
+    claim,
+    classification,
+    each,
+    study,
+    tried,
+)  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(
-        arg,
-        born_again,
-        cumulative_spatial,
-        dot,
-        empsel,
-        fantastic_gains,
-        guided_self_distillation,
-        map_k_self_distillation,
-        robustify,
-        stored_views,
-    )
+    return chosen(
+        arg, born_again, cumulative_spatial, dot, empsel, fantastic_gains, guided_self_distillation,
+        map_k_self_distillation, robustify, stored_views,
+    )  # fmt: skip
 
 
 def dot() -> ConfigDict:
     """S208: two momenta against the same losses under one, both by SGD."""
     sgd = {"name": "sgd", "learning_rate": 0.05, "options": {}}
-    one_momentum = {**sgd, "options": {"momentum": 0.9}}
-    return measured.classification(
-        rows={"dot": {"method": "dot", "difference": 0.075, "optimiser": sgd}},
-        grid={"dot": measured.KD},
-        claims={"dot": measured.claim("dot", over=["kd"])},
-        optimiser=digits.optimiser(**one_momentum),
-        **measured.FEW_LABELS,
+    return classification(
+        rows={"dot": {"method": "dot", "difference": 0.075, "optimiser": sgd, "tried": KD}},
+        claims={"dot": claim("dot", over=["kd"])},
+        optimiser=digits.optimiser(**{**sgd, "options": {"momentum": 0.9}}),
+        **FEW_LABELS,
     )
 
 
 def born_again() -> ConfigDict:
     """S213: three generations of one architecture, against labels alone, and for as many steps."""
-    each = {"method": "born_again", "weight": 0.5}
-    grid = {"rate": measured.RATES, "weight": (0.5, 1.0)}
-    return measured.classification(
+    generation = {"method": "born_again", "weight": 0.5, "tried": tried(weight=(0.5, 1.0))}
+    return classification(
         rows={
-            "generation1": {**each, "after": "alone"},
-            "generation2": {**each, "after": "generation1"},
-            "generation3": {**each, "after": "generation2"},
-            "longer": {"method": "supervised", "steps": 2400},
+            "generation1": {**generation, "after": "alone"},
+            "generation2": {**generation, "after": "generation1"},
+            "generation3": {**generation, "after": "generation2"},
+            "longer": {"method": "supervised", "steps": 2400, "tried": ALONE},
         },
-        grid={
-            **{f"generation{k}": grid for k in (1, 2, 3)},
-            "longer": measured.ALONE,
-        },
-        claims={"born_again": measured.claim("generation3", over=["alone", "longer"])},
-        **measured.FEW_LABELS,
+        claims={"born_again": claim("generation3", over=["alone", "longer"])},
+        **FEW_LABELS,
     )
 
 
@@ -66,16 +65,16 @@ def empsel() -> ConfigDict:
     """S028: three kinds of access to a teacher over a finite domain; distances, and their rates."""
     better = {"metric": "distance", "direction": "lower"}
     rate = {"metric": "slope", "direction": "equal", "margin": 0.1}
-    return measured.study(
+    return study(
         "finite_domains",
-        rows=["hard", "weighted", "squared", "full", "half", "one"],
+        rows=each(FIXED, "hard", "weighted", "squared", "full", "half", "one"),
         claims={
-            "squared": measured.claim("squared", over=["weighted", "hard"], **better),
-            "full": measured.claim("full", over=["hard"], **better),
-            "hard": measured.claim("hard", over=["weighted"], **better),
-            "hard_rate": measured.claim("hard", over=["half"], **rate),
-            "squared_rate": measured.claim("squared", over=["one"], **rate),
-            "full_rate": measured.claim("full", over=["one"], **rate),
+            "squared": claim("squared", over=["weighted", "hard"], **better),
+            "full": claim("full", over=["hard"], **better),
+            "hard": claim("hard", over=["weighted"], **better),
+            "hard_rate": claim("hard", over=["half"], **rate),
+            "squared_rate": claim("squared", over=["one"], **rate),
+            "full_rate": claim("full", over=["one"], **rate),
         },
         options={"inputs": 10, "labels": 20, "sizes": (1000, 3000, 10_000, 30_000), "repeats": 30},
     )
@@ -83,44 +82,37 @@ def empsel() -> ConfigDict:
 
 def guided_self_distillation() -> ConfigDict:
     """S236: generations with labels settle, without them they collapse; the best share of labels."""
-    better = {"metric": "error", "direction": "lower"}
-    same = {"metric": "error", "direction": "equal"}
-    config = measured.study(
+    better, same = {"metric": "error", "direction": "lower"}, ("error", "equal")
+    names = "once pure mixed mixed_limit amplified pure_limit estimated searched"
+    return study(
         "repeated_self_distillation",
-        rows=[
-            "once", "pure", "mixed", "mixed_limit", "amplified", "pure_limit", "estimated", "searched",
-        ],
+        rows=each(FIXED, *names.split()),
         claims={
-            "collapse": measured.claim("pure", over=["pure_limit"], **better),
-            "guided": measured.claim("mixed_limit", over=["pure_limit"], **better),
-            "limit": measured.claim("mixed_limit", over=["amplified"], **same, margin=1e-6),
-            "settled": measured.claim("mixed", over=["mixed_limit"], **same, margin=0.01),
-            "share": measured.claim(
-                "estimated", over=["searched"], metric="label_weight", direction="equal", margin=0.05
-            ),
+            "collapse": claim("pure", over=["pure_limit"], **better),
+            "guided": claim("mixed_limit", over=["pure_limit"], **better),
+            "limit": claim("mixed_limit", ["amplified"], *same, margin=1e-6),
+            "settled": claim("mixed", ["mixed_limit"], *same, margin=0.01),
+            "share": claim("estimated", ["searched"], "label_weight", "equal", margin=0.05),
         },
         options={
             "points": 11, "noise": 0.5, "gamma": 80.0, "regularisation": 0.2, "label_weight": 0.35,
-            "generations": 3, "digits": 400, "flipped": 0.3, "digits_gamma": 0.02,
-            "digits_regularisation": 0.02,
+            "generations": 3, "digits": 400, "flipped": 0.3, "digits_gamma": 0.02, "digits_regularisation": 0.02,
         },
-        data=measured.DIGITS,
+        data=DIGITS,
+        seeds=30,  # a closed form costs nothing
     )  # fmt: skip
-    config.run.seeds = 30  # a closed form costs nothing
-    return config
 
 
 def fantastic_gains() -> ConfigDict:
     """S030: a trained student learns from a teacher of seven classes and keeps what it knew better."""
-    goes_on = {"after": "alone", "carry": True}
-    config = measured.classification(
+    goes_on = {"after": "alone", "carry": True, "tried": ALONE}
+    config = classification(
         rows={
             "partitioned": {"method": "data_partition", **goes_on},
             "transferred": {"method": "kd", "temperature": 1.0, "weight": 1.0, **goes_on},
         },
-        grid={"partitioned": measured.ALONE, "transferred": measured.ALONE},
-        claims={"kept": measured.claim("partitioned", over=["transferred", "alone"])},
-        **measured.FEW_LABELS,
+        claims={"kept": claim("partitioned", over=["transferred", "alone"])},
+        **FEW_LABELS,
     )
     with config.unlocked():
         config.run.teacher.classes = tuple(range(7))
@@ -129,84 +121,77 @@ def fantastic_gains() -> ConfigDict:
 
 def map_k_self_distillation() -> ConfigDict:
     """S058: a generation that trusts the one before by its average precision, against full trust."""
-    after = {"after": "alone"}
-    grid = {"rate": measured.RATES, "weight": (0.3, 1.0)}
-    return measured.classification(
+    reliable = {"method": "reliable_generation", "weight": 1.0, "tried": tried(weight=(0.3, 1.0))}
+    trusting = {"method": "born_again", "weight": 0.5, "tried": tried(weight=(0.3, 0.5))}
+    return classification(
         rows={
-            "reliable": {"method": "reliable_generation", "weight": 1.0, **after},
-            "trusting": {"method": "born_again", "weight": 0.5, **after},
+            "reliable": {**reliable, "after": "alone"},
+            "trusting": {**trusting, "after": "alone"},
         },
-        grid={"reliable": grid, "trusting": {"rate": measured.RATES, "weight": (0.3, 0.5)}},
-        claims={"reliable": measured.claim("reliable", over=["trusting", "alone"])},
-        **measured.FEW_LABELS,
+        claims={"reliable": claim("reliable", over=["trusting", "alone"])},
+        **FEW_LABELS,
     )
 
 
 def cumulative_spatial() -> ConfigDict:
     """S056: what a convolutional teacher says at each place, for a transformer's patches."""
-    grid = {"rate": (0.5, 1.0, 2.0), "weight": (0.3, 0.7)}
-    return measured.study(
+    distilled = tried((0.5, 1.0, 2.0), weight=(0.3, 0.7))
+    return study(
         "spatial_logits",
-        rows=["teacher", "alone", "deit", "spatial", "cumulative"],
+        rows={
+            "teacher": FIXED,
+            "alone": tried((0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
+            **each(distilled, "deit", "spatial", "cumulative"),
+        },
         claims={
-            "cumulative": measured.claim("cumulative", over=["deit", "alone"]),
-            "fusion": measured.claim("cumulative", over=["spatial"]),
+            "cumulative": claim("cumulative", over=["deit", "alone"]),
+            "fusion": claim("cumulative", over=["spatial"]),
         },
         options={
             "size": 16, "patch": 4, "width": 32, "depth": 2, "heads": 2, "labelled": 500, "batch": 32,
             "rate": 2e-3, "teacher_steps": 400, "steps": 500,
         },
-        data=measured.MNIST,
-        grid={
-            "alone": {"rate": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)},
-            "deit": grid,
-            "spatial": grid,
-            "cumulative": grid,
-        },
+        data=MNIST,
     )  # fmt: skip
 
 
 def robustify() -> ConfigDict:
     """S121: a small robust network teaches a large one's last layers, a clean and a robust head."""
-    grid = {"rate": (0.3, 1.0, 3.0), "weight": (0.3, 1.0)}
-    rates = {"rate": (0.03, 0.1, 0.3, 1.0, 2.0, 3.0)}
-    corrupted = {"metric": "corrupted"}
-    return measured.study(
+    taught, rates = tried(weight=(0.3, 1.0)), tried((0.03, 0.1, 0.3, 1.0, 2.0, 3.0))
+    return study(
         "robust_heads",
-        rows=["teacher", "pretrained", "linear", "full", "single", "untaught", "three", "oracle"],
+        rows={
+            **each(FIXED, "teacher", "pretrained"), **each(rates, "linear", "full"),
+            "single": taught, "untaught": rates, "three": taught, "oracle": FIXED,
+        },
         claims={
-            "taught": measured.claim("three", over=["untaught"], **corrupted),
-            "robust": measured.claim("three", over=["pretrained", "linear"], **corrupted),
-            "clean": measured.claim("three", over=["single"], metric="clean"),
-            "kept": measured.claim(
-                "three", over=["pretrained"], metric="clean", direction="equal", margin=0.01
-            ),
+            "taught": claim("three", ["untaught"], "corrupted"),
+            "robust": claim("three", ["pretrained", "linear"], "corrupted"),
+            "clean": claim("three", ["single"], "clean"),
+            "kept": claim("three", ["pretrained"], "clean", "equal", margin=0.01),
         },
         options={
             "size": 16, "width": 256, "teacher": 64, "noise": 1.0, "shift": 3, "percentile": 90.0,
             "batch": 64, "rate": 1e-3, "teacher_steps": 1000, "steps": 300,
         },
-        data=measured.MNIST,
-        grid={**dict.fromkeys(("linear", "full", "untaught"), rates), "single": grid, "three": grid},
+        data=MNIST,
     )  # fmt: skip
 
 
 def stored_views() -> ConfigDict:
     """S110: a teacher's best classes for ten views of every image, stored once, against the live one."""
-    rates = {"rate": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
-    return measured.study(
+    return study(
         "replayed_views",
-        rows=["teacher", "alone", "live", "sparse", "renormalised", "wrong"],
+        rows={"teacher": FIXED, **each(ALONE, "alone", "live", "sparse", "renormalised", "wrong")},
         claims={
-            "same": measured.claim("sparse", over=["live"], direction="equal", margin=0.01),
-            "seed": measured.claim("sparse", over=["wrong"]),
-            "labels": measured.claim("sparse", over=["alone"]),
+            "same": claim("sparse", over=["live"], direction="equal", margin=0.01),
+            "seed": claim("sparse", over=["wrong"]),
+            "labels": claim("sparse", over=["alone"]),
         },
         options={
             "size": 16, "images": 1000, "views": 10, "kept": 3, "shift": 2, "mixed": 0.4,
             "student": 128, "teacher": 256, "batch": 64, "rate": 3e-3, "teacher_steps": 1500,
             "steps": 1500,
         },
-        data=measured.MNIST,
-        grid={name: rates for name in ("alone", "live", "sparse", "renormalised", "wrong")},
+        data=MNIST,
     )  # fmt: skip

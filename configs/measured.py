@@ -20,11 +20,18 @@ from configs import digits
 MNIST: dict[str, Any] = {"name": "mnist_t10k", "mean": (0.13,), "std": (0.31,)}
 DIGITS: dict[str, Any] = {"name": "digits", "mean": (0.3,), "std": (0.38,)}
 RATES = (0.3, 1.0, 3.0)  # factors of the learning rate
-ALONE = {"rate": (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)}
-KD = {"rate": RATES, "weight": (0.5, 0.9)}
+
+
+def tried(rate=RATES, **values: Sequence[float]) -> dict[str, Sequence[float]]:
+    """What is chosen among for a row: every combination of the rates and of the values of its numbers."""
+    return {"rate": rate, **values}
+
+
+ALONE = tried((0.1, 0.3, 0.6, 1.0, 2.0, 4.0))
+KD = tried(weight=(0.5, 0.9))
+HINT = tried(weight=(0.1, 0.5))
 FEATURES = {"student_feature": "hidden1", "teacher_feature": "hidden1"}
-HINT = {"method": "hint", **FEATURES, "weight": 0.5}
-HINT_GRID = {"rate": RATES, "weight": (0.1, 0.5)}
+HINT_ROW = {"method": "hint", **FEATURES, "weight": 0.5, "tried": HINT}
 # Where every training image has its label, plain KD itself gains nothing that ten seeds can tell.
 FEW_LABELS = {"data": {"labelled": 500}, "steps": 600}
 
@@ -40,6 +47,14 @@ TRANSFORMERS: dict[str, Any] = {
 }
 
 
+FIXED: dict[str, Any] = {}  # a study's row for which nothing is tried
+
+
+def each(tried: Mapping, *rows: str) -> dict[str, Mapping]:
+    """The same `tried` for several rows of a study."""
+    return dict.fromkeys(rows, tried)
+
+
 def claim(row: str, over: Sequence[str], metric="accuracy", direction="higher", margin=0.0):
     """That `row` is better than each of `over`, the paper's opponent first; stated before a run."""
     return {
@@ -53,15 +68,17 @@ def claim(row: str, over: Sequence[str], metric="accuracy", direction="higher", 
 
 def classification(
     rows: Mapping[str, Mapping],
-    grid: Mapping[str, Mapping],
     claims: Mapping[str, Mapping],
     optimiser: ConfigDict | None = None,
     **changes,
 ) -> ConfigDict:
-    """The protocol with `alone`, plain `kd` and the given rows; `optimiser` is the students' in place of AdamW;
-    `changes` go into `run`.
+    """The protocol with `alone`, plain `kd` and the given rows.
 
-    `grid` has for each of `rows` as many combinations as the six of `alone` and `kd`.
+    Args:
+        rows: each with what is `tried` for it: as many combinations as the six of `alone` and `kd`.
+        claims: from `claim`, by name.
+        optimiser: the students' in place of AdamW.
+        changes: of `run`.
     """
     config = digits.get_config()
     run, place = config.run, config.place
@@ -71,18 +88,17 @@ def classification(
         run.teacher.update({"cached": True, "steps": 1000})
         run.teacher.network = {"name": "multilayer_perceptron", "widths": (256,)}
         run.student.optimiser = optimiser or digits.optimiser(learning_rate=3e-3)
-        own = {name: dict(row) for name, row in rows.items()}
+        everything: dict[str, Mapping] = {
+            "alone": {"method": "supervised", "tried": ALONE},
+            "kd": {"method": "kd", "temperature": 4.0, "weight": 0.9, "tried": KD},
+            **rows,
+        }
         run.rows = {
-            "alone": {"method": "supervised"},
-            "kd": {"method": "kd", "temperature": 4.0, "weight": 0.9},
-            **own,
+            name: {key: value for key, value in row.items() if key != "tried"}
+            for name, row in everything.items()
         }
-        run.tune = {
-            "trials": 6,
-            "seeds": 3,
-            "metric": "accuracy",
-            "grid": {"alone": ALONE, "kd": KD, **{name: dict(each) for name, each in grid.items()}},
-        }
+        grid = {name: dict(row["tried"]) for name, row in everything.items()}
+        run.tune = {"trials": 6, "seeds": 3, "metric": "accuracy", "grid": grid}
         run.claims = {name: dict(each) for name, each in claims.items()}
         for side in ("teacher", "student"):
             if "network" in changes.get(side, {}):
@@ -96,16 +112,21 @@ def classification(
 
 def study(
     name: str,
-    rows: Sequence[str],
+    rows: Mapping[str, Mapping],
     claims: Mapping[str, Mapping],
     options: Mapping,
     data: str | Mapping = "none: closed forms of drawn tables",
-    grid: Mapping[str, Mapping] | None = None,
+    seeds: int = 10,
 ) -> ConfigDict:
-    """A study of `experiments/studies/` over ten seeds, with its options and its claims.
+    """A study of `experiments/studies/`.
 
-    `data` is a data set that the study reads, `MNIST` or `DIGITS`, or in words what it makes itself;
-    `grid` has for each of `rows` equally many settings to choose among by the study's score.
+    Args:
+        name: of its function.
+        rows: what is tried for each of them by the study's score, equally many combinations; nothing
+            (`FIXED`) for a row without a choice. "row/part" where that is for a part of a row's training.
+        claims: from `claim`, by name.
+        options: its sizes.
+        data: a data set that it reads, `MNIST` or `DIGITS`, or in words what it makes itself.
     """
     config = ConfigDict()
     own: dict[str, Any] = {"name": data} if isinstance(data, str) else dict(data)
@@ -113,24 +134,20 @@ def study(
         own |= {"data_dir": "", "manual_dir": ""}
     config.run = ConfigDict(
         {
-            "seeds": 10,
+            "seeds": seeds,
             "seeds_together": True,
             "study": name,
             "options": dict(options),
             "data": own,
-            "rows": {row: {} for row in rows},
+            "rows": {row.partition("/")[0]: {} for row in rows},
             "claims": {name: dict(each) for name, each in claims.items()},
         }
     )
+    grid = {row: dict(values) for row, values in rows.items() if values}
     if grid:
         trials = math.prod(len(values) for values in next(iter(grid.values())).values())
         config.run.tune = ConfigDict(
-            {
-                "trials": trials,
-                "seeds": 3,
-                "metric": "score",
-                "grid": {row: dict(values) for row, values in grid.items()},
-            }
+            {"trials": trials, "seeds": 3, "metric": "score", "grid": grid}
         )
     config.place = ConfigDict(
         {

@@ -10,7 +10,17 @@ Four teachers have each learned four of the ten classes and nothing of the other
 
 from ml_collections import ConfigDict
 
-from configs import digits, measured
+from configs import digits
+from configs.measured import (
+    FIXED,
+    MNIST,
+    chosen,
+    claim,
+    classification,
+    each,
+    study,
+    tried,
+)  # fmt: skip
 
 KNOWN = {
     "first": (0, 1, 2, 3),
@@ -18,15 +28,15 @@ KNOWN = {
     "third": (6, 7, 8, 9),
     "fourth": (9, 0, 2, 5),
 }
-TEMPERATURES = (1.0, 2.0, 4.0)
+MEAN = {"method": "weighted_teachers", "weights": dict.fromkeys(KNOWN, 0.25)}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, dempster_fusion, meta_dmoe, recon, rl_kd, sak)
+    return chosen(arg, dempster_fusion, meta_dmoe, recon, rl_kd, sak)
 
 
-def partial_teachers(labelled: int, transfer: bool, rows, grid, claims) -> ConfigDict:
+def partial_teachers(rows, claims, **data) -> ConfigDict:
     """The protocol with a teacher for each of `KNOWN`, of its classes only."""
     teachers = {
         name: {
@@ -38,105 +48,78 @@ def partial_teachers(labelled: int, transfer: bool, rows, grid, claims) -> Confi
         }
         for name, classes in KNOWN.items()
     }
-    config = measured.classification(rows, grid, claims, teachers=teachers)
-    config.run.data.update({"labelled": labelled, "transfer": transfer})
+    config = classification(rows, claims, teachers=teachers)
+    config.run.data.update(data)
     return config
 
 
 def dempster_fusion() -> ConfigDict:
     """S046: evidence that leaves room for ignorance, against the mean and the product of teachers."""
-    fused = {"method": "dempster_fusion", "teachers": tuple(KNOWN)}
+    fused = {"method": "dempster_fusion", "teachers": tuple(KNOWN), "temperature": 1.0}
+    temperatures = (1.0, 2.0, 4.0)
+    sure = {"reliability": 1.0, "tried": tried((0.3, 1.0), temperature=temperatures)}
+    unsure = {"temperature": temperatures, "reliability": (0.5, 0.9)}
     return partial_teachers(
-        100,
-        True,
         rows={
-            "dempster_fusion": {**fused, "reliability": 0.9, "temperature": 1.0},
-            "mean": {
-                "method": "weighted_teachers",
-                "weights": dict.fromkeys(KNOWN, 0.25),
-                "temperature": 1.0,
-            },
-            "product": {**fused, "reliability": 1.0, "temperature": 1.0},
+            "dempster_fusion": {**fused, "reliability": 0.9, "tried": unsure},
+            "mean": {**MEAN, "temperature": 1.0, "tried": sure["tried"]},
+            "product": {**fused, **sure},
         },
-        grid={
-            "dempster_fusion": {"temperature": TEMPERATURES, "reliability": (0.5, 0.9)},
-            "mean": {"temperature": TEMPERATURES, "rate": (0.3, 1.0)},
-            "product": {"temperature": TEMPERATURES, "rate": (0.3, 1.0)},
-        },
-        claims={"dempster_fusion": measured.claim("dempster_fusion", ["mean", "product"])},
+        claims={"dempster_fusion": claim("dempster_fusion", ["mean", "product"])},
+        labelled=100,
+        transfer=True,
     )
 
 
 def rl_kd() -> ConfigDict:
     """S204: a learned choice of teachers, against all of them and against a choice at random."""
-    chosen = {"method": "rl_kd", "teachers": tuple(KNOWN), "student_feature": "hidden1"}
-    grid = {"rate": measured.RATES, "weight": (0.3, 0.7)}
+    grid = {"tried": tried(weight=(0.3, 0.7))}
+    own = {"method": "rl_kd", "teachers": tuple(KNOWN), "student_feature": "hidden1", "weight": 0.5}
     return partial_teachers(
-        500,
-        False,
         rows={
-            "rl_kd": {**chosen, "weight": 0.5},
-            "average": {"method": "weighted_teachers", "weights": dict.fromkeys(KNOWN, 0.25)},
-            "random": {**chosen, "weight": 0.5, "policy_weight": 0.0},
+            "rl_kd": {**own, **grid},
+            "average": {**MEAN, **grid},
+            "random": {**own, "policy_weight": 0.0, **grid},
         },
-        grid={"rl_kd": grid, "average": grid, "random": grid},
-        claims={"rl_kd": measured.claim("rl_kd", over=["average", "random"])},
+        claims={"rl_kd": claim("rl_kd", over=["average", "random"])},
+        labelled=500,
+        transfer=False,
     )
 
 
 def meta_dmoe() -> ConfigDict:
     """S129: a student that adapts to an unseen rotation, against one of all and one of mean experts."""
-    plain = {"rate": (0.3, 1.0, 3.0, 10.0)}
-    return measured.study(
+    return study(
         "turned_digits",
-        rows=["meta_dmoe", "before", "erm", "kd", "experts"],
+        rows={
+            "meta_dmoe": tried((1.0, 3.0), inner_rate=(0.1, 1.0)), "before": FIXED,
+            **each(tried((0.3, 1.0, 3.0, 10.0)), "erm", "kd"), "experts": FIXED,
+        },
         claims={
-            "meta_dmoe": measured.claim("meta_dmoe", ["erm", "kd"]),
-            "adaptation": measured.claim("meta_dmoe", ["before"]),
+            "meta_dmoe": claim("meta_dmoe", ["erm", "kd"]),
+            "adaptation": claim("meta_dmoe", ["before"]),
         },
         options={
-            "size": 14,
-            "angles": (0, 15, 30, 45, 60),
-            "validation_angle": -15,
-            "test_angle": 75,
-            "support": 24,
-            "batch": 64,
-            "expert_steps": 600,
-            "steps": 600,
+            "size": 14, "angles": (0, 15, 30, 45, 60), "validation_angle": -15, "test_angle": 75,
+            "support": 24, "batch": 64, "expert_steps": 600, "steps": 600,
         },
-        data=measured.MNIST,
-        grid={
-            "meta_dmoe": {"rate": (1.0, 3.0), "inner_rate": (0.1, 1.0)},
-            "erm": plain,
-            "kd": plain,
-        },
-    )
+        data=MNIST,
+    )  # fmt: skip
 
 
 def sak() -> ConfigDict:
     """S038: a path per teacher and routers per task, against one trunk for the mean of both teachers."""
-    grid = {"rate": (0.3, 1.0, 3.0)}
     over = ["single", "kd", "alone"]
-    return measured.study(
+    return study(
         "turned_tasks",
-        rows=["sak", "single", "kd", "alone", "classes", "turns"],
-        claims={
-            "classes": measured.claim("sak", over, "classes"),
-            "turns": measured.claim("sak", over, "turns"),
-        },
+        rows={**each(tried(), "sak", *over), **each(FIXED, "classes", "turns")},
+        claims={name: claim("sak", over, name) for name in ("classes", "turns")},
         options={
-            "size": 14,
-            "teacher_steps": 1500,
-            "labelled": 300,
-            "batch": 64,
-            "hidden": 128,
-            "wide_hidden": 173,
-            "first_steps": 500,
-            "steps": 300,
+            "size": 14, "teacher_steps": 1500, "labelled": 300, "batch": 64, "hidden": 128,
+            "wide_hidden": 173, "first_steps": 500, "steps": 300,
         },
-        data=measured.MNIST,
-        grid=dict.fromkeys(["sak", "single", "kd", "alone"], grid),
-    )
+        data=MNIST,
+    )  # fmt: skip
 
 
 def recon() -> ConfigDict:
@@ -144,26 +127,17 @@ def recon() -> ConfigDict:
 
     `generative` sees no labels and is no opponent on them.
     """
-    return measured.study(
+    rows = ("recon", "attached", "generative", "contrastive")
+    return study(
         "points_of_digits",
-        rows=["recon", "attached", "generative", "contrastive", "pixels"],
+        rows={**each(tried((0.3, 1.0)), *rows), "pixels": FIXED},
         claims={
-            "recon": measured.claim("recon", ["contrastive"]),
-            "detached": measured.claim("recon", ["attached"]),
+            "recon": claim("recon", ["contrastive"]),
+            "detached": claim("recon", ["attached"]),
         },
         options={
-            "points": 64,
-            "patches": 12,
-            "size": 8,
-            "teacher_steps": 1000,
-            "batch": 32,
-            "width": 32,
-            "steps": 300,
-            "labelled": 100,
-            "strengths": (1.0, 10.0, 100.0, 1000.0),
+            "points": 64, "patches": 12, "size": 8, "teacher_steps": 1000, "batch": 32, "width": 32,
+            "steps": 300, "labelled": 100, "strengths": (1.0, 10.0, 100.0, 1000.0),
         },
-        data=measured.MNIST,
-        grid={
-            row: {"rate": (0.3, 1.0)} for row in ("recon", "attached", "generative", "contrastive")
-        },
-    )
+        data=MNIST,
+    )  # fmt: skip

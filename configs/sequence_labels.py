@@ -8,15 +8,15 @@ The measured results are in `configs/README.md`. A recipe takes some minutes on 
 
 from ml_collections import ConfigDict
 
-from configs import measured
+from configs.measured import DIGITS, FIXED, MNIST, chosen, claim, each, study, tried
 
 SOURCES = "the Python standard library's sources"
-RATES = {"rate": (0.3, 1.0, 3.0)}
+CHARACTERS = {"length": 48, "evaluated": 300, "steps": 300, "batch": 16, "rate": 3e-3}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: a recipe, then optionally `tiny`."""
-    return measured.chosen(arg, *RECIPES)
+    return chosen(arg, *RECIPES)
 
 
 def a2d() -> ConfigDict:
@@ -27,98 +27,61 @@ def a2d() -> ConfigDict:
         "last_layer": {"aligner": "last"},
         "a2d": {"aligner": "trained", "attention_weight": 16.0},
     }
-    return measured.study(
+    return study(
         "attention_alignment",
-        rows=["teacher", *rows],
-        claims={"a2d": measured.claim("a2d", ["kd", "last_layer", "alone"])},
+        rows={"teacher": FIXED, **each(tried(), *rows)},
+        claims={"a2d": claim("a2d", ["kd", "last_layer", "alone"])},
         options={
-            **CHARACTERS,
-            "methods": rows,
-            "windows_read": 4000,
-            "labelled": 500,
-            "teacher_width": 64,
-            "teacher_depth": 2,
-            "teacher_steps": 1500,
-            "width": 32,
-            "depth": 1,
-            "epoch": 60,
+            **CHARACTERS, "methods": rows, "windows_read": 4000, "labelled": 500, "teacher_width": 64,
+            "teacher_depth": 2, "teacher_steps": 1500, "width": 32, "depth": 1, "epoch": 60,
         },
         data=SOURCES,
-        grid=dict.fromkeys(rows, RATES),
-    )
+    )  # fmt: skip
 
 
 def reinforcer() -> ConfigDict:
     """S126: kinds of characters from a frozen model's states, alone, gated or with their neighbours."""
     windows = {"linear": 0, "pointwise": 1, "reinforcer": 5}
-    return measured.study(
+    return study(
         "neighbouring_context",
-        rows=["model", *windows],
-        claims={"reinforcer": measured.claim("reinforcer", ["linear", "pointwise"])},
+        rows={"model": FIXED, **each(tried(), *windows)},
+        claims={"reinforcer": claim("reinforcer", ["linear", "pointwise"])},
         options={
-            **CHARACTERS,
-            "windows": windows,
-            "windows_read": 4000,
-            "labelled": 500,
-            "masked": 0.15,
-            "model_width": 64,
-            "model_depth": 2,
-            "model_steps": 1500,
-            "model_rate": 2e-3,
+            **CHARACTERS, "windows": windows, "windows_read": 4000, "labelled": 500, "masked": 0.15,
+            "model_width": 64, "model_depth": 2, "model_steps": 1500, "model_rate": 2e-3,
         },
         data=SOURCES,
-        grid=dict.fromkeys(windows, RATES),
-    )
+    )  # fmt: skip
 
 
 def endangered_species_ner() -> ConfigDict:
     """S067: labels of a teacher, all of them or those of the windows that a verifier lets pass."""
-    rows = ["gold_small", "unfiltered", "filtered", "gold"]
-    return measured.study(
+    return study(
         "verified_labels",
-        rows=["teacher", *rows],
-        claims={"filtered": measured.claim("filtered", ["unfiltered", "gold_small"])},
+        rows={"teacher": FIXED, **each(tried(), "gold_small", "unfiltered", "filtered", "gold")},
+        claims={"filtered": claim("filtered", ["unfiltered", "gold_small"])},
         options={
-            **CHARACTERS,
-            "windows_read": 2000,
-            "gold": 60,
-            "labelled": 1500,
-            "wanted": 0.9,
-            "teacher_width": 64,
-            "teacher_steps": 600,
-            "width": 32,
+            **CHARACTERS, "windows_read": 2000, "gold": 60, "labelled": 1500, "wanted": 0.9,
+            "teacher_width": 64, "teacher_steps": 600, "width": 32,
         },
         data=SOURCES,
-        grid=dict.fromkeys(rows, RATES),
-    )
+    )  # fmt: skip
 
 
 def gecturk() -> ConfigDict:
     """S156: which of six rules spoiled a word; the prefix of a frozen model against a tagger from scratch."""
-    rows = ["scratch", "frozen", "prefix"]
-    return measured.study(
+    return study(
         "spelling_rules",
-        rows=["model", *rows],
-        claims={"prefix": measured.claim("prefix", ["scratch", "frozen"], "f_half")},
+        rows={"model": FIXED, **each(tried(), "scratch", "frozen", "prefix")},
+        claims={"prefix": claim("prefix", ["scratch", "frozen"], "f_half")},
         options={
-            "home": ("asyncio", "unittest", "multiprocessing", "logging"),
-            "abroad": ("email", "http"),
-            "length": 48,
-            "windows_read": 400,
-            "labelled": 200,
-            "spoiled": 0.3,
-            "prefix": 8,
-            "model_width": 64,
-            "model_depth": 2,
-            "model_steps": 1500,
-            "model_rate": 2e-3,
-            "steps": 300,
-            "batch": 16,
-            "rate": 3e-3,
+            "home": ("asyncio", "unittest", "multiprocessing", "logging"), "abroad": ("email", "http"),
+            "length": 48, "windows_read": 400, "labelled": 200, "spoiled": 0.3, "prefix": 8,
+            "model_width": 64, "model_depth": 2, "model_steps": 1500, "model_rate": 2e-3,
+            "steps": 300, "batch": 16, "rate": 3e-3,
         },
         data=f"words of the comments in {SOURCES}, spoiled by rules",
-        grid=dict.fromkeys(rows, RATES),
-    )
+    )  # fmt: skip
 
 
 def context_aware_ctc() -> ConfigDict:
@@ -129,68 +92,39 @@ def context_aware_ctc() -> ConfigDict:
         "transfer": {"feedback": False, "transfer": True},
         "context_aware": {"feedback": True, "transfer": True},
     }
-    lower = {"metric": "token_error", "direction": "lower"}
-    return measured.study(
+    own = claim("context_aware", ["ctc", "feedback"], "token_error", "lower")
+    return study(
         "transcribed_strips",
-        rows=["model", *rows],
-        claims={"context_aware": measured.claim("context_aware", ["ctc", "feedback"], **lower)},
+        rows={"model": FIXED, **each(tried(), *rows)},
+        claims={"context_aware": own},
         options={
-            "methods": rows,
-            "successors": 3,
-            "shortest": 3,
-            "longest": 5,
-            "texts": 2000,
-            "strips": 200,
-            "noise": 0.3,
-            "masked": 0.3,
-            "model_width": 32,
-            "model_steps": 500,
-            "width": 32,
-            "steps": 400,
-            "batch": 16,
-            "rate": 3e-3,
+            "methods": rows, "successors": 3, "shortest": 3, "longest": 5, "texts": 2000, "strips": 200,
+            "noise": 0.3, "masked": 0.3, "model_width": 32, "model_steps": 500, "width": 32,
+            "steps": 400, "batch": 16, "rate": 3e-3,
         },
-        data=measured.DIGITS,
-        grid=dict.fromkeys(rows, RATES),
-    )
+        data=DIGITS,
+    )  # fmt: skip
 
 
 def perturbed_speech() -> ConfigDict:
     """S111: rows of images as pseudo-audio; more of the same, perturbed copies, or another language."""
-    ratios = (1, 4, 16)
-    arms = [
-        f"{kind}_{ratio}" for kind in ("stretched", "noisy", "both", "foreign") for ratio in ratios
-    ]
-    return measured.study(
+    ratios, kinds = (1, 4, 16), ("stretched", "noisy", "both", "foreign")
+    arms = [f"{kind}_{ratio}" for kind in kinds for ratio in ratios]
+    return study(
         "perturbed_frames",
-        rows=["base", "real", *arms],
+        rows=each(FIXED, "base", "real", *arms),
         claims={
-            "both": measured.claim("both_16", ["stretched_16", "noisy_16", "foreign_16"]),
-            "gain": measured.claim("both_16", ["base"]),
+            "both": claim("both_16", ["stretched_16", "noisy_16", "foreign_16"]),
+            "gain": claim("both_16", ["base"]),
         },
         options={
-            "size": 14,
-            "base": 200,
-            "probe": 500,
-            "ratios": ratios,
-            "noise": 0.5,
-            "ahead": 3,
-            "width": 48,
-            "ridge": 0.01,
-            "steps": 300,
-            "batch": 32,
-            "rate": 3e-3,
+            "size": 14, "base": 200, "probe": 500, "ratios": ratios, "noise": 0.5, "ahead": 3,
+            "width": 48, "ridge": 0.01, "steps": 300, "batch": 32, "rate": 3e-3,
         },
-        data=measured.MNIST,
-    )
+        data=MNIST,
+    )  # fmt: skip
 
 
-CHARACTERS = {"length": 48, "evaluated": 300, "steps": 300, "batch": 16, "rate": 3e-3}
 RECIPES = (
-    a2d,
-    reinforcer,
-    endangered_species_ner,
-    gecturk,
-    context_aware_ctc,
-    perturbed_speech,
-)
+    a2d, reinforcer, endangered_species_ner, gecturk, context_aware_ctc, perturbed_speech,
+)  # fmt: skip

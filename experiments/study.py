@@ -7,8 +7,9 @@ Prints the rows and writes `config.json`, `results.json`, `report.html` and, whe
 or killed.
 
 A study is a public function of `experiments/studies/`, named by `config.run.study`:
-`study(bench) -> {row: {metric: one value per seed}}`. What it trains goes through `bench.fit`, all
-seeds in one program and by the shared step builder. Where classifiers of images learn from teachers in
+`study(bench) -> {row: {metric: [S]}}`, or `{row: [S]}` for accuracies, with a value per seed or one for
+all of them. What it trains goes through `bench.fit` or `bench.compare`, all seeds in one program and by
+the shared step builder. Where classifiers of images learn from teachers in
 one stage, no study is needed: that is `experiments.distill`.
 """
 
@@ -52,19 +53,19 @@ class Bench(NamedTuple):
         self,
         name: str,
         method,
-        nets: Mapping[str, Any],
+        nets: Mapping[str, networks.Network],
         inputs,
         data,
         *,
-        steps: int,
-        batch: int,
-        rate: float,
+        steps: int | None = None,
+        batch: int | None = None,
+        rate: float | None = None,
         frozen: Mapping[str, Any] | None = None,
-        score=None,
+        score: Callable[["Trained"], Any] | None = None,
         start=None,
         seeds=None,
-    ):
-        """The state of a row's networks, trained for all seeds at once, with an axis of seeds.
+    ) -> "Trained":
+        """A row's networks, trained for all seeds at once.
 
         With `run.tune.grid[name]` the learning rate (`rate`, a factor) and the method's own numbers are
         chosen first, by the mean of `score` over the first seeds.
@@ -75,16 +76,24 @@ class Bench(NamedTuple):
             nets: `{name: Network}`, the student's among them.
             inputs: the shapes that they are initialised with, `{name: shape struct}` or one for all.
             data: `{stream: Stream}`, or for one stream of that name `{stream: {column: [N, ...]}}`.
-            rate: AdamW's learning rate.
+            steps, batch, rate: of AdamW. By default the recipe's `options.steps` and so on, or where it
+                has them those of the row or of the part: `teacher_steps` of "teacher" and of "kd/teacher".
             frozen: parameters that are not trained, without an axis of seeds.
-            score: `score(state, seeds)`, one value per replica, higher is better, on validation data.
+            score: `score(trained)`, one value per replica, higher is better, on validation data.
             start: `start(state, seeds) -> state` changes what training starts from: parameters of a
                 row before, or what `memory` holds for every seed.
             seeds: the run's by default; `[0]` for a teacher that all of them share.
         """
         run, frozen = self.run, dict(frozen or {})
         own = self.seeds if seeds is None else list(seeds)
-        row = name.partition("/")[0]
+        row, _, part = name.rpartition("/")
+        row = row or part
+
+        def option(key, given):
+            named = self.options.get(f"{part}_{key}", self.options.get(key))
+            return named if given is None else given
+
+        steps, batch, rate = option("steps", steps), option("batch", batch), option("rate", rate)
         setup.choose(f"run.rows of study {run.config.run.study!r}", row, run.config.run.rows)
         if not isinstance(inputs, Mapping) or not set(nets) <= set(inputs):
             inputs = dict.fromkeys(nets, inputs)
@@ -97,6 +106,10 @@ class Bench(NamedTuple):
             optax.inject_hyperparams(optax.scale)(step_size=1.0),
         )
 
+        def measured(state, seeds):
+            assert score is not None, f"a grid for row {name!r} needs a score"
+            return np.asarray(score(Trained(state, nets, seeds)))
+
         def build(seeds, chosen=None):
             label = name.replace("/", "_")
             stage = training.build_stage(
@@ -107,19 +120,74 @@ class Bench(NamedTuple):
         grid, chosen = run.config.run.get("tune", {}).get("grid", {}), {}
         if name in grid:
             chosen = tuning.tune(
-                run, name, build, frozen, lambda stage, state, seeds: score(state, seeds)
+                run, name, build, frozen, lambda stage, state, seeds: measured(state, seeds)
             )
         stage = build(own, chosen)
         digests = {key: networks.fingerprint(tree) for key, tree in frozen.items()}
 
         def validate(state):
-            return {} if score is None else {"score": np.asarray(score(state, own))}
+            return {} if score is None else {"score": measured(state, own)}
 
         trained = training.train_row(run, stage, frozen, own, digests, validate)
         cost = self.costs.setdefault(row, {"training_flops": 0.0, "seconds": 0.0})
         cost["training_flops"] += tuning.training_flops(stage, own, frozen)
         cost["seconds"] += trained.seconds / len(own)
-        return trained.state
+        return Trained(trained.state, nets, own)
+
+    def compare(
+        self,
+        rows: Mapping[str, Any],
+        nets: Mapping[str, networks.Network],
+        inputs,
+        data,
+        *,
+        measure: Callable[["Trained", str], Any],
+        score: Callable[["Trained"], Any] | None = None,
+        **settings,
+    ) -> dict[str, Any]:
+        """What every row measures on test, `{row: measure(trained, "test")}`.
+
+        Args:
+            rows: `{row: method}`, or `{row: {"method": method, **changes}}` with arguments of `fit` that
+                are the row's own.
+            nets, inputs, data, settings: of `fit`.
+            measure: `measure(trained, part)`, `[S]` or `{metric: [S]}`, of "validation" or "test".
+            score: `measure(trained, "validation")` by default, which then is `[S]`.
+        """
+        score = score or (lambda trained: measure(trained, "validation"))
+        shared = {"nets": nets, "inputs": inputs, "data": data, "score": score, **settings}
+        found = {}
+        for name, row in rows.items():
+            own = dict(row) if isinstance(row, Mapping) else {"method": row}
+            found[name] = measure(self.fit(name, **{**shared, **own}), "test")
+        return found
+
+
+class Trained(NamedTuple):
+    """What `Bench.fit` has trained: a state with an axis of replicas, the networks, each replica's seed."""
+
+    state: Any
+    nets: Mapping[str, networks.Network]
+    seeds: Sequence[int]
+
+    @property
+    def params(self):
+        """By player, with the axis of replicas."""
+        return self.state.params
+
+    @property
+    def frozen(self):
+        """The student of the first replica, for `frozen` of rows that have it as their teacher."""
+        return first(self.params["student"])
+
+    def outputs(self, inputs, player="student", batch=500) -> networks.Outputs:
+        """The `Outputs` `[S, N, ...]` of every replica on `inputs` `[N, ...]`."""
+        model = self.state.model[player] or None
+        return predict(self.nets[player], self.params[player], inputs, model=model, batch=batch)
+
+    def logits(self, inputs, player="student"):
+        """The logits of `outputs`."""
+        return self.outputs(inputs, player).logits
 
 
 def carried(params: Mapping[str, Any], **memory):
@@ -137,14 +205,36 @@ def carried(params: Mapping[str, Any], **memory):
     return start
 
 
-def stream(columns: Mapping[str, np.ndarray], batch: int, examples=None) -> streams.Stream:
+def shared(params: Mapping[str, Any]):
+    """A `start` for `Bench.fit`: parameters of players, `{player: tree}`, the same for every seed."""
+
+    def start(state, seeds):
+        return state.replace(params={**state.params, **repeated(dict(params), seeds)})
+
+    return start
+
+
+def stream(
+    columns: Mapping[str, np.ndarray], batch: int, examples=None, augment=None
+) -> streams.Stream:
     """Batches of resident columns `{name: [N, ...]}`, of all examples or of those a seed has.
 
-    `examples` is `int[n]`, or a function seed -> `int[n]`.
+    `examples` is `int[n]`, or a function seed -> `int[n]`; `augment(key, example)` gives an example.
     """
     size = len(next(iter(columns.values())))
     plan = plans.IndexPlan(np.arange(size) if examples is None else examples, batch)
-    return streams.Stream(plan, dict(columns))
+    return streams.Stream(plan, dict(columns), augment=augment)
+
+
+def stream_of_seeds(columns: Mapping[str, np.ndarray], batch: int, examples=None) -> streams.Stream:
+    """`stream` of columns `{name: [S, N, ...]}`: of its own N a seed has all, or `examples(seed)`."""
+    size = next(iter(columns.values())).shape[1]
+
+    def own(seed):
+        return seed * size + (np.arange(size) if examples is None else examples(seed))
+
+    flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in columns.items()}
+    return stream(flat, batch, own)
 
 
 def predict(network: networks.Network, params, inputs, *, model=None, batch: int = 500):
@@ -199,6 +289,14 @@ def by_seed(study: Callable[..., Mapping[str, Mapping[str, float]]]):
     return over_seeds
 
 
+def by_metric(measured, seeds: int) -> dict[str, list[float]]:
+    """A row of a study as `{metric: [S]}`: `measured` is that or accuracies, for S seeds or for all."""
+    found = measured if isinstance(measured, Mapping) else {"accuracy": measured}
+    return {
+        key: np.broadcast_to(np.asarray(each, float), seeds).tolist() for key, each in found.items()
+    }
+
+
 def named_studies() -> dict[str, Callable[[Bench], Mapping[str, Mapping[str, Sequence[float]]]]]:
     """Every public function of `experiments/studies/`, by name; what `_private.py` has is no study."""
     found: dict[str, Any] = {}
@@ -234,7 +332,7 @@ def main(config, workdir: Path) -> None:
             raise ValueError(
                 f"study {config.run.study!r} measured {sorted(measured)}, not {name!r}"
             )
-        values = {key: np.asarray(each, float).tolist() for key, each in measured[name].items()}
+        values = by_metric(measured[name], config.run.seeds)
         # What is made of other rows, without training, costs nothing of its own.
         own = bench.costs.get(name, {"seconds": 0.0})
         cost = {key: [each] * config.run.seeds for key, each in own.items()}

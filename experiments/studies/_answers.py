@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import study
 from kdjax import methods, networks
 from kdjax.data import answers, plans
 from kdjax.generate import generate
@@ -20,92 +21,125 @@ from kdjax.train import Pool
 
 ROWS = 512  # that one program writes or reads at once, of every seed
 PairsBySeed = Sequence[Sequence[answers.Pair]]
+Right = Callable[[str, str, str], float]  # what a text is worth, of (prompt, answer, text)
 
 
 class Writer:
-    """A decoder that reads prompts and writes answers, of the sizes that the recipe's options say."""
+    """A decoder that reads prompts and writes answers, with the parameters that it was taught by row.
 
-    def __init__(self, bench, alphabet: str, *, prompt: int, answer: int, **sizes):
+    Args:
+        bench: its options say the `width` and `depth` of the network.
+        alphabet, prompt, answer: of `answers.Characters`.
+        held: the pairs for validation and for test; without them nothing is measured.
+        metrics: `{metric: Right}`, means over the most probable answers to them; settings are chosen by
+            the first. By default the accuracy: how many answers are those of the pairs.
+        **sizes: of the network, other than the recipe's.
+    """
+
+    def __init__(
+        self,
+        bench,
+        alphabet: str,
+        *,
+        prompt: int,
+        answer: int,
+        held: Sequence[PairsBySeed] = (),
+        metrics: Mapping[str, Right] | None = None,
+        **sizes,
+    ):
         options = {"width": bench.options.width, "depth": bench.options.depth, **sizes}
-        width = options["width"]
-        self.bench = bench
+        self.bench, self.held = bench, held
+        self.metrics = metrics or {"accuracy": same(str)}
+        self.taught: dict[str, Any] = {}
         self.characters = answers.Characters(alphabet, prompt, answer)
         self.network = networks.decoder_transformer(
-            self.characters.vocabulary,
-            **{"heads": 2, "key_heads": 2, "hidden": 2 * width, "scan": False, **options},
-        )
+            self.characters.vocabulary, heads=2, key_heads=2, scan=False,
+            **{"hidden": 2 * options["width"], **options},
+        )  # fmt: skip
 
     def teach(
         self,
         name: str,
         pairs: PairsBySeed,
         *,
-        steps: int,
-        rate: float | None = None,
-        weights: Sequence[Sequence[float]] | None = None,
         start=None,
         method=None,
-        validation: PairsBySeed | None = None,
-        right: Callable[[str, str, str], float] | None = None,
+        weights: Sequence[Sequence[float]] | None = None,
+        judged: Sequence[Sequence[Sequence[answers.Pair]]] | None = None,
         memory: Mapping[str, Any] | None = None,
         silent: str = "",
         sampler: plans.Sampler = plans.uniform,
-        **pools,
+        **settings,
     ):
-        """The parameters after `bench.fit` on the answers, with an axis of seeds.
+        """The parameters after `bench.fit` on the answers, with an axis of seeds; `taught` keeps them.
 
         Args:
-            name, steps, rate: as for `bench.fit`; the recipe's rate by default.
-            pairs: what is taught, as the stream `sequence`, each with its weight (1 by default).
+            name: the row, or "row/part" for what is not measured.
+            pairs: what is taught, as the stream `sequence`.
             start: parameters to go on from.
             method: `weighted_next_token` by default.
-            validation, right: pairs that settings are chosen by, and `accuracy`'s `right`.
+            weights: of the pairs, 1 by default.
+            judged: `candidates` for the stream of that name, with `start` as the reference.
             memory: what the method remembers, by name and by seed.
             silent: characters that stand in answers and are not learned.
             sampler: how batches are drawn from the pairs.
-            **pools: further streams, columns by seed as `columns` gives them.
+            **settings: of `bench.fit`.
         """
         rows = [self.characters.columns(own) for own in pairs]
         for s, own in enumerate(rows):
             given = np.ones(len(pairs[s])) if weights is None else np.asarray(weights[s])
             own["weight"] = given.astype(np.float32)
             own["mask"] &= ~np.isin(own["targets"], self.characters.tokens(silent))
+        pools = {"sequence": stacked(rows)}
+        if judged is not None:
+            pools["candidates"] = stacked(self.candidates(start, judged))
         method = methods.weighted_next_token() if method is None else method
-        options, streams, empty = self.bench.options, {}, {}
-        held: dict[str, Any] = dict(memory or {})
-        for key, given in {"sequence": rows, **pools}.items():
-            held[key] = stacked(given)
-            size = held[key]["columns"]["tokens"].shape[1]
-            example = {k: x[0, 0] for k, x in held[key]["columns"].items()}
-            empty[key] = Pool.empty(size, example)
-            plan = plans.IndexPlan(np.arange(size), options.batch, sampler)
+        streams, empty = {}, {}
+        for key, pool in pools.items():
+            size = pool["columns"]["tokens"].shape[1]
+            plan = plans.IndexPlan(np.arange(size), self.bench.options.batch, sampler)
             streams[key] = Pool(plan, memory=key)
+            empty[key] = Pool.empty(size, {k: x[0, 0] for k, x in pool["columns"].items()})
 
-        def begin(state, seeds):
-            def own(tree):
-                return jax.tree.map(lambda x: jnp.asarray(x)[jnp.asarray(seeds)], tree)
-
-            params = state.params if start is None else {"student": own(start)}
-            return state.replace(params=params, memory={**state.memory, **own(held)})
-
-        def score(state, seeds):
-            asked = [validation[seed] for seed in seeds]
-            return self.accuracy(state.params["student"], asked, right)
+        def score(trained):
+            asked = [self.held[0][seed] for seed in trained.seeds]
+            return next(iter(self.measure(trained.params["student"], asked).values()))
 
         length = self.characters.prompt + self.characters.answer - 1
         shape = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        return self.bench.fit(
-            name,
-            method._replace(memory={**method.memory, **empty}),
-            {"student": self.network},
-            {"student": dict.fromkeys(("tokens", "segments", "positions"), shape)},
-            streams,
-            steps=steps,
-            batch=options.batch,
-            rate=options.rate if rate is None else rate,
-            score=None if validation is None else score,
-            start=begin,
-        ).params["student"]
+        begun = {} if start is None else {"student": start}
+        trained = self.bench.fit(
+            name, method._replace(memory={**method.memory, **empty}), {"student": self.network},
+            {"student": dict.fromkeys(("tokens", "segments", "positions"), shape)}, streams,
+            score=score if self.held else None,
+            start=study.carried(begun, **(memory or {}), **pools), **settings,
+        )  # fmt: skip
+        self.taught[name] = trained.params["student"]
+        return self.taught[name]
+
+    def compare(self, rows: Mapping[str, Any], **settings) -> dict[str, dict[str, np.ndarray]]:
+        """Teaches `{row: pairs}`, or `{row: arguments of teach}`; then `measured`."""
+        for name, row in rows.items():
+            own = row if isinstance(row, Mapping) else {"pairs": row}
+            self.teach(name, **{**settings, **own})
+        return self.measured()
+
+    def measured(self) -> dict[str, dict[str, np.ndarray]]:
+        """`{row: {metric: [S]}}` on test of all that it was taught, parts of rows aside."""
+        whole = {name: params for name, params in self.taught.items() if "/" not in name}
+        return {name: self.measure(params, self.held[1]) for name, params in whole.items()}
+
+    def measure(self, params, pairs: PairsBySeed) -> dict[str, np.ndarray]:
+        """`{metric: [S]}` of the most probable answers."""
+        written = self.write(params, pairs)
+
+        def mean(right, own, texts):
+            return np.mean([right(*pair, *text) for pair, text in zip(own, texts, strict=True)])
+
+        return {
+            metric: np.array(each(functools.partial(mean, right), pairs, written))
+            for metric, right in self.metrics.items()
+        }
 
     def write(
         self,
@@ -139,22 +173,13 @@ class Writer:
             for own in (self.characters.texts(each) for each in whole)
         ]
 
-    def accuracy(self, params, pairs: PairsBySeed, right=None) -> np.ndarray:
-        """`[S]`: how many of the most probable answers are right, by `right(prompt, answer, text)`."""
-        right = right or (lambda prompt, answer, text: text == answer)
-        written = self.write(params, pairs)
-        return np.array(
-            [
-                np.mean([right(*pair, *text) for pair, text in zip(own, texts, strict=True)])
-                for own, texts in zip(pairs, written, strict=True)
-            ]
-        )
+    def answered(self, params, pairs: PairsBySeed, **how) -> PairsBySeed:
+        """The prompts with its own answers instead, all samples of a prompt in a row; `how` to `write`."""
 
-    def accuracies(self, found: Mapping[str, Any], pairs: PairsBySeed, right=None):
-        """`{row: {"accuracy": [S]}}` of the parameters of rows."""
-        return {
-            name: {"accuracy": self.accuracy(each, pairs, right)} for name, each in found.items()
-        }
+        def replaced(own, texts):
+            return [(p, x) for (p, _), several in zip(own, texts, strict=True) for x in several]
+
+        return each(replaced, pairs, self.write(params, pairs, **how))
 
     def log_likelihoods(self, params, pairs: PairsBySeed) -> list[np.ndarray]:
         """`[S][N]` log-likelihoods of whole answers."""
@@ -184,8 +209,13 @@ class Writer:
         return found
 
 
+def same(read: Callable[[str], Any]) -> Right:
+    """A `Right`: whether what is read in the text is what is read in the answer."""
+    return lambda prompt, answer, text: read(text) == read(answer)
+
+
 def likeness(prompt: str, answer: str, text: str) -> float:
-    """A `right` for `Writer.accuracy`: F1 of the characters that a text has in the answer's order."""
+    """A `Right`: F1 of the characters that a text has in the answer's order."""
     del prompt
     return answers.rouge_l(text, [answer])[0]
 
@@ -195,26 +225,35 @@ def each(function: Callable[..., Any], *by_seed: Iterable) -> list[Any]:
     return [function(*own) for own in zip(*by_seed, strict=True)]
 
 
-def parts(bench, items: Sequence | Callable[[Any], Any], *sizes: int):
+def every(function: Callable[..., Any], *by_seed: Iterable) -> list[list[Any]]:
+    """What a function makes of each of the items, the last given, and of what else is the seed's."""
+    return [[function(*own, item) for item in items] for *own, items in zip(*by_seed, strict=True)]
+
+
+def parts(bench, items: Sequence | Callable[[Any], Any] | Mapping[str, Any], *names: str):
     """Every seed's generator, and by part what it has of the items: `rngs, first, second, ...`.
 
-    The items are put in an order that the seed draws; a function draws each item by the generator. No
-    part has an item of another one.
+    The sizes are the options that the parts are named by. Items are put in an order that the seed
+    draws; a function draws each by the generator, `{part: function}` those of each part. No part has
+    an item of another one.
     """
     rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    if callable(items):
-        there: list[set[str]] = [set() for _ in rngs]
-        return rngs, *(
-            each(lambda rng, t, n=n: unseen(rng, items, n, t), rngs, there) for n in sizes
-        )
-    ends = np.cumsum(sizes)
-    if ends[-1] > len(items):
-        raise ValueError(f"parts of {sizes} need {ends[-1]} items, there are {len(items)}")
-    drawn = [np.split(rng.permutation(items)[: ends[-1]], ends[:-1]) for rng in rngs]
-    return rngs, *([own[k].tolist() for own in drawn] for k in range(len(sizes)))
+    if isinstance(items, Sequence):
+        sizes = [bench.options[name] for name in names]
+        ends = np.cumsum(sizes)
+        if ends[-1] > len(items):
+            raise ValueError(f"parts of {sizes} need {ends[-1]} items, there are {len(items)}")
+        drawn = [np.split(rng.permutation(items)[: ends[-1]], ends[:-1]) for rng in rngs]
+        return rngs, *([own[k].tolist() for own in drawn] for k in range(len(sizes)))
+    own = items.items() if isinstance(items, Mapping) else [(name, items) for name in names]
+    there: list[set[str]] = [set() for _ in rngs]
+    return rngs, *(
+        [unseen(*seed, draw, bench.options[name]) for seed in zip(rngs, there, strict=True)]
+        for name, draw in own
+    )
 
 
-def unseen(rng, item: Callable[[Any], Any], size: int, there: set[str]) -> list:
+def unseen(rng, there: set[str], item: Callable[[Any], Any], size: int) -> list:
     """So many items, drawn again where they are `there` already; they are then there too."""
     found: list = []
     while len(found) < size:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies._images import averaged
@@ -13,6 +15,25 @@ class Canvases(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     digit: np.ndarray
+
+    @property
+    def shape(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *self.image.shape[1:]), jnp.float32)
+
+
+def prepare(bench) -> dict[str, Canvases]:
+    """The canvases that a study's options describe: `images` to "train", `held` for the other parts.
+
+    A third of these is for "validation", the rest for "test".
+    """
+    options, ahead = bench.options, bench.options.images
+    drawn = draw(
+        bench.source, ahead + options.held, options.size, digit_size=options.digit_size,
+        digits=options.digits, contrast=options.get("contrast", 1.0),
+    )  # fmt: skip
+    split = zip(*(np.split(x, (ahead, ahead + options.held // 3)) for x in drawn), strict=True)
+    named = zip(("train", "validation", "test"), split, strict=True)
+    return {part: Canvases(*own) for part, own in named}
 
 
 def draw(source, count: int, size: int, *, digit_size: int, digits: int = 10, contrast=1.0, seed=0):

@@ -10,17 +10,18 @@ MASK = 97
 VOCABULARY = 98  # 0 any other character, 1 the end of a line, 2 .. 96 those from space to ~
 
 
-def windows(length: int, **counts: int) -> dict[str, np.ndarray]:
+def windows(length: int, train: int, held: int = 0) -> dict[str, np.ndarray]:
     """`{split: int32[n, length]}`, evenly spread over the documents of each split.
 
     Args:
         length: characters in a window.
-        counts: how many windows of `train`, `validation` and `test`.
+        train: how many windows of the training documents.
+        held: how many of those for validation, and of those for test.
     """
     documents = text.standard_library()
     parts = text.split_documents(documents, validation=0.1, test=0.1)
     found = {}
-    for split, count in counts.items():
+    for split, count in {"train": train, "validation": held, "test": held}.items():
         whole = "".join(documents[name] for name in getattr(parts, split))
         codes = np.frombuffer(whole.encode("ascii", "replace"), np.uint8).astype(np.int32)
         numbers = np.where(codes == 10, 1, np.where((codes >= 32) & (codes < 127), codes - 30, 0))

@@ -1,5 +1,7 @@
 """What studies of images share: the source's splits, streams of them, and accuracies on them."""
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -26,6 +28,12 @@ class Images(NamedTuple):
     def shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *self.image.shape[1:]), jnp.float32)
 
+    def only(self, there) -> "Images":
+        """The same with those examples of every part where `there` `[N]` is True."""
+        parts = {part: getattr(self.parts, part) for part in ("train", "validation", "test")}
+        own = {part: numbers[there[numbers]] for part, numbers in parts.items()}
+        return self._replace(parts=dataclasses.replace(self.parts, **own))
+
     def stream(self, batch, labelled=0, augment=None, **columns) -> streams.Stream:
         """Batches of the training part, or of as many balanced examples of it, drawn by the seed.
 
@@ -35,24 +43,14 @@ class Images(NamedTuple):
         held = {"image": self.image, "label": self.label, **columns}
         return streams.Stream(plans.IndexPlan(few, batch), held, augment=augment)
 
-    def accuracy(self, logits_of, part="test") -> np.ndarray:
+    def right(self, logits_of, part="test") -> np.ndarray:
         """The share of a part that `logits_of(images) [S, N, C]` gets right, by seed."""
         numbers = getattr(self.parts, part)
         return study.right(logits_of(self.image[numbers]), self.label[numbers])
 
-    def scored(self, network, part="test", player="student"):
-        """`score(state, seeds)`: the accuracy of a network with its player's parameters."""
-
-        def score(state, seeds):
-            del seeds
-
-            def logits(image):
-                model = state.model[player] or None
-                return study.predict(network, state.params[player], image, model=model).logits
-
-            return self.accuracy(logits, part)
-
-        return score
+    def accuracy(self, trained: study.Trained, part="test") -> np.ndarray:
+        """The accuracy of a trained student, by seed: a `measure` for `Bench.compare`."""
+        return self.right(trained.logits, part)
 
 
 def prepare(bench, size: int = 0, data=None, *, centre: int = 0) -> Images:
@@ -78,11 +76,16 @@ def prepare(bench, size: int = 0, data=None, *, centre: int = 0) -> Images:
 
 
 class Teacher(NamedTuple):
-    """A teacher that all seeds share: as `frozen`, what it gives as columns, and its accuracy by seed."""
+    """A teacher that all seeds share: as `frozen`, what it gives as columns, its accuracy `[1]`, itself."""
 
     frozen: dict
     columns: dict
     accuracy: np.ndarray
+    trained: study.Trained
+
+    def logits(self, image):
+        """What it says of any images `[N, H, W, 1]`: `[N, C]`."""
+        return self.trained.logits(image)[0]
 
 
 def teach(
@@ -104,22 +107,21 @@ def teach(
             not those of `data`.
         row: its row.
         augment: of its training images.
-        settings: `steps`, `batch` and `rate` of `Bench.fit`.
+        settings: of `Bench.fit`.
     """
     on = on or data
-    state = bench.fit(
+    batch = settings.get("batch", bench.options.get("batch"))
+    trained = bench.fit(
         row, methods.supervised(), {"student": network}, data.shape,
-        {"labelled": data.stream(settings["batch"], augment=augment)}, seeds=[0], **settings,
+        {"labelled": data.stream(batch, augment=augment)}, seeds=[0], **settings,
     )  # fmt: skip
-    params, model = state.params["student"], state.model["student"] or None
-    held = study.predict(network, params, on.image, model=model)
+    held = trained.outputs(on.image)
     given = {"logits": held.logits, **{name: held.features[name] for name in features}}
-    right = on.scored(network)(state, None)
-    frozen = {"teacher": study.first(params)}
-    if model:
+    frozen = {"teacher": trained.frozen}
+    if model := trained.state.model["student"]:
         frozen["teacher/model"] = study.first(model)
     columns = {f"teacher/{name}": np.asarray(x[0]) for name, x in given.items()}
-    return Teacher(frozen, columns, np.repeat(right, len(bench.seeds)))
+    return Teacher(frozen, columns, on.accuracy(trained), trained)
 
 
 def with_own_heads(bench, data: Images, features, labelled: int, **settings):
@@ -130,7 +132,7 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
     Args:
         features: `[N, D]` of the frozen network, for all images.
         labelled: how many images a seed has.
-        settings: `steps`, `batch` and `rate` of `Bench.fit`.
+        settings: of `Bench.fit`.
 
     Returns:
         The stream of the labelled images, each seed's with `teacher/logits` of its own, and the heads'
@@ -138,22 +140,15 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
     """
     head = networks.multilayer_perceptron(data.classes, widths=())
     own = data._replace(image=features[:, None, :, None])
-    state = bench.fit(
+    batch = settings.get("batch", bench.options.get("batch"))
+    heads = bench.fit(
         "teacher/head", methods.supervised(), {"student": head}, own.shape,
-        {"labelled": own.stream(settings["batch"], labelled)}, **settings,
+        {"labelled": own.stream(batch, labelled)}, **settings,
     )  # fmt: skip
-    logits = np.asarray(study.predict(head, state.params["student"], own.image).logits)
-    columns = {
-        "image": np.tile(data.image, (len(logits), 1, 1, 1)),
-        "label": np.tile(data.label, len(logits)),
-        "teacher/logits": logits.reshape(-1, data.classes),
-    }
-
-    def examples(seed):
-        return seed * len(features) + data.parts.labelled(labelled, seed)
-
-    stream = study.stream(columns, settings["batch"], examples)
-    return stream, own.scored(head)(state, bench.seeds)
+    shared = study.repeated({"image": data.image, "label": data.label}, heads.seeds)
+    columns = {**shared, "teacher/logits": np.asarray(heads.logits(own.image))}
+    few = functools.partial(data.parts.labelled, labelled)
+    return study.stream_of_seeds(columns, batch, few), own.accuracy(heads)
 
 
 def averaged(image, size: int) -> np.ndarray:
@@ -164,3 +159,22 @@ def averaged(image, size: int) -> np.ndarray:
     around = (before, margin - before)
     padded = np.pad(image, ((0, 0), around, around, (0, 0)))
     return padded.reshape(len(image), size, block, size, block, -1).mean((2, 4))
+
+
+def gaussians(rng, data: Images, count: int, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels): `count` draws from a Gaussian per class, equally many of each, class by class.
+
+    A class's Gaussian lies over the first principal components of its training images.
+    """
+    train, size = data.parts.train, count // data.classes
+    low, high = data.image.min(), data.image.max()
+    made = []
+    for each in range(data.classes):
+        rows = data.image[train[data.label[train] == each]].reshape(-1, data.image[0].size)
+        mean = rows.mean(axis=0)
+        _, scale, axes = np.linalg.svd(rows - mean, full_matrices=False)
+        scale = scale[:components] / np.sqrt(len(rows))
+        noise = rng.normal(size=(size, len(scale)))
+        made.append(np.clip(mean + (noise * scale) @ axes[:components], low, high))
+    label = np.repeat(np.arange(data.classes, dtype=np.int32), size)
+    return np.concatenate(made).reshape(-1, *data.image.shape[1:]).astype(np.float32), label

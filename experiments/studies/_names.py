@@ -1,6 +1,9 @@
 """Names of functions of the standard library and short forms of them, made by rules."""
 
+import collections
 import re
+
+import numpy as np
 
 from kdjax.data.text import standard_library
 
@@ -16,6 +19,18 @@ def names(longest: int = 16) -> list[str]:
         if 2 <= len(words(name)) <= 3 and len(name) <= longest and name[0] != "_"
     }
     return sorted(found)
+
+
+def by_module(modules: int, most: int) -> dict[str, list[str]]:
+    """`{module: names}` of the modules with the most names that no other module has."""
+    found = {
+        file.removesuffix(".py"): set(re.findall(r"def ([a-z_0-9]{3,16})\(", source))
+        for file, source in standard_library().items()
+    }
+    counts = collections.Counter(name for names in found.values() for name in names)
+    own = {m: sorted(n for n in names if counts[n] == 1) for m, names in found.items()}
+    longest = sorted(own, key=lambda module: -len(own[module]))[:modules]
+    return {module: own[module][:most] for module in longest}
 
 
 def words(name: str) -> list[str]:
@@ -38,7 +53,36 @@ def consonants(name: str) -> str:
     )
 
 
-STYLES = (initials, beginnings, consonants)
+def short_forms(name: str) -> list[str]:
+    """All that are right."""
+    return [initials(name), beginnings(name), consonants(name)]
+
+
+def shortened(rng, names, wrong: float = 0.0) -> list[tuple[str, str]]:
+    """A short form of each name as a pair, of the share `wrong` that of another name."""
+    return [
+        (name + "=", short_forms(other if rng.random() < wrong else name)[rng.integers(3)])
+        for name, other in zip(names, rng.permutation(names), strict=True)
+    ]
+
+
+def changed(rng, text: str) -> str:
+    """A text with a letter changed."""
+    place = rng.integers(len(text))
+    return text[:place] + CHARACTERS[rng.integers(26)] + text[place + 1 :]
+
+
+def candidates(rng, name: str, others) -> list[str]:
+    """Six short forms: letters of the name in order, those of others, one with a letter changed.
+
+    Its `beginnings` are among them for two names of three.
+    """
+    own = beginnings(name)
+    places = np.sort(rng.choice(len(name), len(own), replace=False))
+    letters = "".join(name[k] for k in places).replace("_", "")
+    wrong = [beginnings(each) for each in rng.choice(others, 3)]
+    first = own if rng.random() < 2 / 3 else beginnings(rng.choice(others))
+    return rng.permutation([first, changed(rng, own), letters, *wrong]).tolist()
 
 
 def quality(name: str, short: str) -> float:

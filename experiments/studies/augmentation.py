@@ -17,22 +17,21 @@ def learned_shifts(bench):
         data.classes, widths=options.teacher.widths, strides=options.teacher.strides, circular=True
     )
     net = networks.multilayer_perceptron(data.classes, widths=options.widths)
-    sizes = {"batch": options.batch, "rate": options.rate}
-    taught = images.teach(bench, teacher, data, steps=options.teacher_steps, **sizes)
+    taught = images.teach(bench, teacher, data)
 
-    def moved(part):
-        rng, numbers = np.random.default_rng(1), getattr(data.parts, part)
-        shifts = rng.uniform(-options.reach, options.reach, (len(numbers), 2)).astype(np.float32)
-        return np.asarray(shifted(data.image[numbers], shifts)), data.label[numbers]
+    moved = data._replace(image=data.image.copy())
+    for numbers in (data.parts.validation, data.parts.test):
+        size = (len(numbers), 2)
+        shifts = np.random.default_rng(1).uniform(-options.reach, options.reach, size)
+        moved.image[numbers] = shifted(data.image[numbers], shifts.astype(np.float32))
 
-    def right(network, params, image, label):
-        return study.right(study.predict(network, params, image).logits, label)
+    def measured(trained, part):
+        found = {"shifted": moved.accuracy(trained, part), "accuracy": data.accuracy(trained, part)}
+        if part == "test" and "augmentor" in trained.params:
+            learned = jax.device_get(trained.params["augmentor"])
+            found |= _of_the_augmentor(learned, options.reach, data, taught)
+        return found
 
-    validation, test = moved("validation"), moved("test")
-    count = len(bench.seeds)
-    frozen = taught.frozen
-    own = study.repeated(frozen["teacher"], [0])
-    found = {"teacher": {"shifted": np.repeat(right(teacher, own, *test), count)}}
     rows = {
         "kd": methods.shift_kd(reach=0.0),
         "random": methods.shift_kd(reach=options.reach),
@@ -41,29 +40,15 @@ def learned_shifts(bench):
     }
     few = data.parts.train[: options.images]
     columns = {"image": data.image, "label": data.label}
-    for name, method in rows.items():
-
-        def score(state, seeds):
-            del seeds
-            return right(net, state.params["student"], *validation)
-
-        state = bench.fit(
-            name, method, {"student": net, "teacher": teacher}, data.shape,
-            {"labelled": study.stream(columns, options.batch, few)},
-            steps=options.steps, frozen=frozen, score=score, **sizes,
-        )  # fmt: skip
-        params = state.params["student"]
-        found[name] = {"shifted": right(net, params, *test), "accuracy": data.accuracy(
-            lambda image, params=params: study.predict(net, params, image).logits
-        )}  # fmt: skip
-        if "augmentor" in state.params:
-            found[name] |= _of_the_augmentor(
-                jax.device_get(state.params["augmentor"]), options.reach, data, teacher, own
-            )
-    return found
+    found = bench.compare(
+        rows, {"student": net, "teacher": teacher}, data.shape,
+        {"labelled": study.stream(columns, options.batch, few)}, frozen=taught.frozen,
+        measure=measured, score=lambda trained: measured(trained, "validation")["shifted"],
+    )  # fmt: skip
+    return {"teacher": {"shifted": moved.accuracy(taught.trained)}, **found}
 
 
-def _of_the_augmentor(learned, reach, data, teacher, taught):
+def _of_the_augmentor(learned, reach, data, taught):
     """The mean length of its shifts in pixels, and the teacher's accuracy on images shifted by it."""
     numbers = data.parts.test[:500]
     noise = np.random.default_rng(2).normal(size=(len(numbers), 2))
@@ -72,6 +57,6 @@ def _of_the_augmentor(learned, reach, data, teacher, taught):
         shifts = (reach * np.tanh(mean + np.exp(log_scale) * noise)).astype(np.float32)
         lengths.append(np.mean(np.linalg.norm(shifts, axis=1)))
         image = np.asarray(shifted(data.image[numbers], shifts))
-        given = np.argmax(np.asarray(study.predict(teacher, taught, image).logits[0]), -1)
+        given = np.argmax(np.asarray(taught.logits(image)), -1)
         right.append(np.mean(given == data.label[numbers]))
     return {"shift": np.array(lengths), "teacher_shifted": np.array(right)}

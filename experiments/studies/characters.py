@@ -1,7 +1,5 @@
 """Studies of small language models over characters of the standard library's sources."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,112 +12,95 @@ from kdjax import methods, networks
 def layer_by_layer(bench):
     """A masked-character model with narrow layers learns from a wide one, layer after layer."""
     options = bench.options
-    rows = characters.windows(
-        options.length, train=options.windows, validation=options.held, test=options.held
-    )
-    held = {
-        split: characters.masked(rows[split], options.masked) for split in ("validation", "test")
-    }
+    windows = characters.windows(options.length, options.windows, options.held)
     shape = {
         "width": options.width, "depth": options.layers, "heads": options.heads,
         "positions": options.length, "kinds": 0,
+        "features": [f"{name}{i + 1}" for i in range(options.layers) for name in ("hidden", "scores")],
     }  # fmt: skip
-    kept = [f"{name}{i + 1}" for i in range(options.layers) for name in ("hidden", "scores")]
-    teacher = networks.encoder_transformer(
-        characters.VOCABULARY, hidden=4 * options.width, features=kept, **shape
+    teacher, student = (
+        networks.encoder_transformer(characters.VOCABULARY, **shape, **own)
+        for own in (
+            {"hidden": 4 * options.width},
+            {"hidden": options.hidden, "bottleneck": options.bottleneck},
+        )
     )
-    student = networks.encoder_transformer(
-        characters.VOCABULARY, hidden=options.hidden, bottleneck=options.bottleneck,
-        features=kept, **shape,
-    )  # fmt: skip
     inputs = jax.ShapeDtypeStruct((1, options.length), jnp.int32)
-    stream = study.stream({"target": rows["train"]}, options.batch)
-    data = {
-        "labelled": dataclasses.replace(stream, augment=characters.masking(options.masked)),
-    }
+    masked = {"labelled": study.stream(
+        {"target": windows["train"]}, options.batch, augment=characters.masking(options.masked)
+    )}  # fmt: skip
 
-    def loss(network, state, split):
-        given = study.predict(network, state.params["student"], held[split]["tokens"])
-        return characters.loss(given.logits, held[split]["target"], held[split]["masked"])
+    def loss(trained, part):
+        held = characters.masked(windows[part], options.masked)
+        logits = trained.logits(held["tokens"])
+        return {"loss": characters.loss(logits, held["target"], held["masked"])}
 
     taught = bench.fit(
-        "teacher", methods.masked_words(), {"student": teacher}, inputs, data,
-        steps=options.teacher_steps, batch=options.batch, rate=options.teacher_rate, seeds=[0],
-    )  # fmt: skip
-    frozen = {"teacher": study.first(taught.params["student"])}
+        "teacher", methods.masked_words(), {"student": teacher}, inputs, masked, seeds=[0]
+    )
     share = {"layers": options.layers, "transfer_steps": int(options.transfer * options.steps)}
-    recipes = {
+    rows = {
         "alone": methods.masked_words(),
         "kd": methods.progressive_transfer(layers=options.layers, transfer_steps=0),
         "joint": methods.progressive_transfer(**share, progressive=False),
         "progressive": methods.progressive_transfer(**share),
     }
-    found = {"teacher": {"loss": [float(loss(teacher, taught, "test")[0])] * len(bench.seeds)}}
-    for name, method in recipes.items():
-        state = bench.fit(
-            name, method, {"student": student, "teacher": teacher}, inputs, data, frozen=frozen,
-            score=lambda state, seeds: -loss(student, state, "validation"),
-            steps=options.steps, batch=options.batch, rate=options.rate,
-        )  # fmt: skip
-        found[name] = {"loss": loss(student, state, "test")}
-    return found
+    found = bench.compare(
+        rows, {"student": student, "teacher": teacher}, inputs, masked,
+        frozen={"teacher": taught.frozen}, measure=loss,
+        score=lambda trained: -loss(trained, "validation")["loss"],
+    )  # fmt: skip
+    return {"teacher": loss(taught, "test"), **found}
 
 
 def grafted_modules(bench):
     """A small model on the states of a frozen one by cross-attention, and small models on their own."""
     options = bench.options
-    rows = characters.windows(
-        options.length, train=options.windows, validation=options.held, test=options.held
-    )
+    windows = characters.windows(options.length, options.windows, options.held)
     shape = {"heads": options.heads, "positions": options.length}
     source = networks.modular_decoder(
         characters.VOCABULARY, width=options.source, depth=options.source_depth,
         features=("hidden",), **shape,
     )  # fmt: skip
-    tokens = jax.ShapeDtypeStruct((1, options.length), jnp.int32)
-    states = jax.ShapeDtypeStruct((1, options.length, options.source), jnp.float32)
-    many = characters.windows(options.length, train=options.source_windows)["train"]
+    inputs = {
+        "tokens": jax.ShapeDtypeStruct((1, options.length), jnp.int32),
+        "source": jax.ShapeDtypeStruct((1, options.length, options.source), jnp.float32),
+    }
+    many = characters.windows(options.length, options.source_windows)["train"]
     taught = bench.fit(
-        "teacher", methods.llm_modules(), {"student": source}, {"student": {"tokens": tokens}},
-        {"labelled": {"tokens": many}}, steps=options.teacher_steps, batch=options.source_batch,
-        rate=options.teacher_rate, seeds=[0],
+        "teacher", methods.llm_modules(), {"student": source}, inputs,
+        {"labelled": {"tokens": many}}, batch=options.source_batch, seeds=[0],
     )  # fmt: skip
-    given = {
-        split: study.predict(source, taught.params["student"], part, batch=100)
-        for split, part in rows.items()
-    }
+    told = {part: taught.outputs(tokens, batch=100) for part, tokens in windows.items()}
     columns = {
-        split: {"tokens": part, "source": np.asarray(given[split].features["hidden"][0])}
-        for split, part in rows.items()
-    }
-    spoken = {"logits": np.asarray(given["train"].logits[0])}
-    grafted = {"width": options.width, "depth": 1, "bottleneck": options.bottleneck}
-    alone = {"width": options.alone, "depth": 2}
-    recipes = {
-        "alone": (alone, methods.llm_modules(), {}),
-        "kd": (alone, methods.llm_modules(weight=0.5), spoken),
-        "front": (grafted | {"graft": "front"}, methods.llm_modules(), {}),
-        "gated": (grafted | {"graft": "gated"}, methods.llm_modules(), {}),
+        part: {"tokens": tokens, "source": np.asarray(told[part].features["hidden"][0])}
+        for part, tokens in windows.items()
     }
 
-    def bits(logits, split):
-        return characters.loss(logits[:, :, :-1], rows[split][:, 1:]) / np.log(2)
-
-    found = {"teacher": {"bits": np.repeat(bits(given["test"].logits, "test"), len(bench.seeds))}}
-    for name, (sizes, method, more) in recipes.items():
+    def row(method, sizes, **more):
         student = networks.modular_decoder(characters.VOCABULARY, **sizes, **shape)
+        data = {"labelled": {**columns["train"], **more}}
+        return {"method": method, "nets": {"student": student}, "data": data}
 
-        def loss(state, split, student=student):
-            held = study.predict(student, state.params["student"], columns[split], batch=100)
-            return bits(held.logits, split)
+    def bits(trained, part):
+        logits = trained.outputs(columns[part], batch=100).logits
+        return characters.loss(logits[:, :, :-1], windows[part][:, 1:]) / np.log(2)
 
-        inputs = {"student": {"tokens": tokens, "source": states}}
-        state = bench.fit(
-            name, method, {"student": student}, inputs,
-            {"labelled": {**columns["train"], **more}},
-            score=lambda state, seeds, loss=loss: -loss(state, "validation"),
-            steps=options.steps, batch=options.batch, rate=options.rate,
-        )  # fmt: skip
-        size = networks.count_parameters(state.params["student"]) // len(bench.seeds)
-        found[name] = {"bits": loss(state, "test"), "parameters": [size] * len(bench.seeds)}
-    return found
+    def measured(trained, part):
+        size = networks.count_parameters(trained.params) // len(trained.seeds)
+        return {"bits": bits(trained, part), "parameters": size}
+
+    words, alone = methods.llm_modules(), {"width": options.alone, "depth": 2}
+    kd, logits = methods.llm_modules(weight=0.5), np.asarray(told["train"].logits[0])
+    grafted = {"width": options.width, "depth": 1, "bottleneck": options.bottleneck}
+    rows = {
+        "alone": row(words, alone),
+        "kd": row(kd, alone, logits=logits),
+        "front": row(words, {**grafted, "graft": "front"}),
+        "gated": row(words, {**grafted, "graft": "gated"}),
+    }
+    found = bench.compare(
+        rows, nets={}, inputs=inputs, data={}, measure=measured,
+        score=lambda trained: -bits(trained, "validation"),
+    )  # fmt: skip
+    return {"teacher": {"bits": bits(taught, "test")}, **found}

@@ -29,45 +29,33 @@ def class_of_students(bench):
         vector // options.students, widths=(hidden // options.students,)
     )
     joined = networks.side_by_side(member, options.students)
-    settings = {"batch": options.batch, "rate": options.rate}
-    taught = images.teach(
-        bench, teacher, data, features=["hidden2"], steps=options.teacher_steps, **settings
-    )
-    few = {"labelled": data.stream(options.batch, options.labelled, **taught.columns)}
+    taught = images.teach(bench, teacher, data, features=["hidden2"])
+    given = {
+        "inputs": data.shape, "frozen": taught.frozen,
+        "data": {"labelled": data.stream(options.batch, options.labelled, **taught.columns)},
+    }  # fmt: skip
 
-    def fit(name, method, network, scored, **others):
-        nets = {"student": network, "teacher": teacher}
-        return bench.fit(
-            name, method, nets, data.shape, few, frozen=taught.frozen,
-            score=lambda state, seeds: scored(state, "validation"),
-            **{"steps": options.steps, **settings, **others},
-        )  # fmt: skip
-
-    def of_single(state, part="test"):
-        return data.scored(student, part)(state, None)
-
-    def of_class(state, part="test"):
+    def of_class(trained, part):
         def logits(image):
-            given = study.predict(joined, state.params["student"], image)
-            return through_head(given.features[JOINED], taught.frozen["teacher"]["head"])
+            own = trained.outputs(image).features[JOINED]
+            return through_head(own, taught.frozen["teacher"]["head"])
 
-        return data.accuracy(logits, part)
+        return data.right(logits, part)
 
-    pair = {"student_feature": "hidden2", "teacher_feature": "hidden2"}
     shared = methods.teacher_class(teacher_feature="hidden2")
     tuned = methods.teacher_class(teacher_feature="hidden2", labels=1.0)
-    apart = fit("class", shared, joined, of_class)
-    first = fit("tuned/apart", shared, joined, of_class, steps=options.apart_steps)
-    together = fit(
-        "tuned", tuned, joined, of_class,
-        start=study.carried(first.params), steps=options.tuned_steps,
-    )  # fmt: skip
+    several = {"student": joined, "teacher": teacher}
+    first = bench.fit("tuned/apart", shared, several, **given)
+    start = study.carried(first.params)
+    pair = {"student_feature": "hidden2", "teacher_feature": "hidden2"}
     singles = {"alone": methods.supervised(), "kd": methods.kd(), "hint": methods.hint(**pair)}
-    found = {
-        name: of_single(fit(name, method, student, of_single)) for name, method in singles.items()
+    classes = {"class": shared, "tuned": {"method": tuned, "start": start}}
+    one = {"student": student, "teacher": teacher}
+    return {
+        "teacher": taught.accuracy,
+        **bench.compare(singles, one, measure=data.accuracy, **given),
+        **bench.compare(classes, several, measure=of_class, **given),
     }
-    found |= {"class": of_class(apart), "tuned": of_class(together), "teacher": taught.accuracy}
-    return {name: {"accuracy": values} for name, values in found.items()}
 
 
 def interactive_communication(bench):
@@ -89,16 +77,11 @@ def interactive_communication(bench):
     interpreter = networks.multilayer_perceptron(
         data.classes, widths=(options.teacher,) * 2, features={"hidden3": "hidden2"}
     )
-    settings = {"batch": options.batch, "rate": options.rate}
-    taught = images.teach(
-        bench, teacher, before, data, features=states, steps=options.teacher_steps, **settings
-    )
+    taught = images.teach(bench, teacher, before, data, features=states)
     own = taught.frozen["teacher"]
     upper = {"dense1": own["dense2"], "dense2": own["dense3"], "head": own["head"]}
     top = taught.columns["teacher/hidden3"]
-    answered, of_heads = images.with_own_heads(
-        bench, data, top, options.labelled, steps=options.steps, **settings
-    )
+    answered, of_heads = images.with_own_heads(bench, data, top, options.labelled)
     few = data.stream(options.batch, options.labelled, **taught.columns)
     nets = {"student": student, "teacher": teacher, "interpreter": interpreter}
     inputs = dict.fromkeys(nets, data.shape)
@@ -106,18 +89,14 @@ def interactive_communication(bench):
     talks = {"low": states[0], "high": states[1], "message": options.message}
     rows = {
         "alone": methods.supervised(),
-        "kd": methods.kd(),
+        "kd": {"method": methods.kd(), "data": {"labelled": answered}},
         "hint": methods.hint(**pair),
         "consistency": methods.talking_models(**talks, interaction=0.0),
         "one_round": methods.talking_models(**talks),
         "two_rounds": methods.talking_models(**talks, rounds=2),
     }
-    found = {"teacher": of_heads}
-    for name, method in rows.items():
-        state = bench.fit(
-            name, method, nets, inputs, {"labelled": answered if name == "kd" else few},
-            frozen={"teacher": own, "interpreter": upper},
-            score=data.scored(student, "validation"), steps=options.steps, **settings,
-        )  # fmt: skip
-        found[name] = data.scored(student)(state, None)
-    return {name: {"accuracy": values} for name, values in found.items()}
+    found = bench.compare(
+        rows, nets, inputs, {"labelled": few}, frozen={"teacher": own, "interpreter": upper},
+        measure=data.accuracy,
+    )  # fmt: skip
+    return {"teacher": of_heads, **found}

@@ -20,38 +20,34 @@ def neighbouring_columns(rng, bench):
     columns = np.stack([image[i, :, c : c + 3].T for i, c in enumerate(first)]) / 255.0
     order = np.stack([rng.permutation(height) for _ in first])
     seen, unseen = order[:, : options.seen], order[:, options.seen :]
+    given, wanted = (np.take_along_axis(columns[:, 2], rows, axis=1) for rows in (seen, unseen))
     x = np.linspace(0, 1, height, dtype=np.float32)
-    whole = np.tile(x, (len(first), 2))
-    points = np.concatenate([whole, x[seen]], axis=1)
+    points = np.concatenate([np.tile(x, (len(first), 2)), x[seen]], axis=1)
     tasks = np.repeat([0, 1, 2], [height, height, options.seen])
-    third = [np.take_along_axis(columns[:, 2], rows, axis=1) for rows in (seen, unseen)]
-    values = np.concatenate([columns[:, :2].reshape(len(first), -1), third[0]], axis=1)
+    values = np.concatenate([columns[:, 0], columns[:, 1], given], axis=1)
     mean = values.mean(1, keepdims=True)
 
     def error(transfer, interaction):
-        means = _predicted_column(
-            jax.random.key(0), points.astype(np.float32), (values - mean).astype(np.float32), x[unseen], tasks,
-            options.rate, transfer, interaction, latent=options.latent, steps=options.steps,
+        found = _third_column(
+            jax.random.key(0), points, tasks, (values - mean).astype(np.float32), x[unseen],
+            {"transfer": transfer, "interaction": interaction}, options.rate,
+            latent=options.latent, steps=options.steps,
         )  # fmt: skip
-        return np.sqrt(np.mean((means + mean - third[1]) ** 2))
+        return {"error": np.sqrt(np.mean((found + mean - wanted) ** 2))}
 
     return {
-        "interaction": {"error": error(1.0, 1.0)},
-        "coregionalised": {"error": error(1.0, 0.0)},
-        "independent": {"error": error(0.0, 0.0)},
+        "interaction": error(1.0, 1.0),
+        "coregionalised": error(1.0, 0.0),
+        "independent": error(0.0, 0.0),
     }
 
 
 @functools.partial(jax.jit, static_argnames=("latent", "steps"))
-def _predicted_column(
-    key, points, values, targets, tasks, rate, transfer, interaction, *, latent, steps
-):
+def _third_column(key, points, tasks, values, targets, kernel, rate, *, latent, steps):
     """The third task at `targets` of every image, with parameters that all images share."""
-    settings = {"transfer": transfer, "interaction": interaction}
     seen = (points, jnp.broadcast_to(tasks, points.shape))
     parameters = gaussian_process.fit(
-        key, seen, values, tasks=3, latent=latent, steps=steps, rate=rate, **settings
+        key, seen, values, tasks=3, latent=latent, steps=steps, rate=rate, **kernel
     )
-    third = np.full(targets.shape, 2)
-    one = functools.partial(gaussian_process.predict, parameters, **settings)
-    return jax.vmap(one)(seen, values, (targets, third))
+    predict = functools.partial(gaussian_process.predict, parameters, **kernel)
+    return jax.vmap(predict)(seen, values, (targets, np.full(targets.shape, 2)))

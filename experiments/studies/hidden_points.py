@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import study
 from experiments.studies import _images as images
-from kdjax import methods, networks
+from kdjax import networks
 from kdjax.data import point_sets
 from kdjax.methods import hidden_points
 from kdjax.metrics import probes
@@ -32,67 +32,53 @@ def points_of_digits(bench):
     pixels = networks.multilayer_perceptron(
         digits.classes, widths=(256, 64), features=("embedding",)
     )
-    learned = bench.fit(
-        "pixels", methods.supervised(), {"student": pixels}, digits.shape,
-        {"labelled": digits.stream(64)}, steps=options.teacher_steps, batch=64, rate=1e-3, seeds=[0],
+    learned = images.teach(
+        bench, pixels, digits, row="pixels", features=["embedding"],
+        steps=options.teacher_steps, batch=64, rate=1e-3,
     )  # fmt: skip
-    seen = study.predict(pixels, learned.params["student"], digits.image).features["embedding"][0]
+    seen = jnp.asarray(learned.columns["teacher/embedding"])
     names = rng.normal(size=(digits.classes, TEXT)).astype(np.float32)
+    points = {"patches": patches, "centres": centres}
     columns = {
-        "patches": patches,
-        "centres": centres,
+        **points,
         "label": digits.label,
         "image_feature": np.asarray((seen - seen.mean(axis=0, keepdims=True)) / seen.std()),
         "text_feature": names[digits.label],
     }
-    stream = study.stream(columns, options.batch, digits.parts.train)
-    shapes = {
-        "patches": jax.ShapeDtypeStruct((1, *patches.shape[1:]), jnp.float32),
-        "centres": jax.ShapeDtypeStruct((1, *centres.shape[1:]), jnp.float32),
-        "hidden": jax.ShapeDtypeStruct((1, options.patches), jnp.bool_),
-    }
-    whole = {
-        "patches": patches,
-        "centres": centres,
-        "hidden": np.zeros(centres.shape[:2], bool),
-    }
-    rows = {
-        "recon": (True, {}),
-        "attached": (False, {}),
-        "generative": (True, {"contrastive": 0.0}),
-        "contrastive": (True, {"generative": 0.0}),
-    }
-    found = {}
-    for row, (detached, changes) in rows.items():
+    whole = {**points, "hidden": np.zeros(centres.shape[:2], bool)}
+    shapes = {key: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for key, x in whole.items()}
+
+    def probed(trained, part):
+        """The accuracy of a linear probe of a few labels, whose strength suits the validation part."""
+        given = trained.outputs(whole).features
+        tokens = np.asarray(given["tokens"]).reshape(*given["tokens"].shape[:2], -1)
+        features = np.concatenate([np.asarray(given["local"]).max(axis=2), tokens], axis=-1)
+        found = []
+        for seed, x in zip(trained.seeds, features, strict=True):
+            few, best = digits.parts.labelled(options.labelled, seed), {}
+            for strength in options.strengths:
+                said = probes.probe(
+                    x[None, few], x[None], digits.label[few], regularisation=strength / len(few)
+                )
+                right = said[0] == digits.label
+                held = right[digits.parts.validation].mean()
+                best[held] = right[getattr(digits.parts, part)].mean()
+            found.append(best[max(best)])
+        return np.array(found)
+
+    def row(detached=True, **changes):
+        method = hidden_points.recon(image_width=seen.shape[-1], text_width=TEXT, **changes)
         network = point_transformer(width=options.width, depth=2, detached=detached)
+        return {"method": method, "nets": {"student": network}}
 
-        def probed(state, seeds, part="validation", network=network):
-            given = study.predict(network, state.params["student"], whole).features
-            tokens = np.asarray(given["tokens"]).reshape(*given["tokens"].shape[:2], -1)
-            x = np.concatenate([np.asarray(given["local"]).max(axis=2), tokens], axis=-1)
-            return _probe(digits, x, seeds, part, options)
-
-        state = bench.fit(
-            row, hidden_points.recon(image_width=seen.shape[-1], text_width=TEXT, **changes),
-            {"student": network}, {"student": shapes}, {"points": stream},
-            steps=options.steps, batch=options.batch, rate=3e-3, score=probed,
-        )  # fmt: skip
-        found[row] = {"accuracy": probed(state, bench.seeds, "test")}
-    found["pixels"] = {"accuracy": digits.scored(pixels)(learned, [0]).repeat(len(bench.seeds))}
-    return found
-
-
-def _probe(digits, features, seeds, part, options):
-    """`[S]`, the accuracy of a linear probe of a few labels; its strength suits the validation part."""
-    found = []
-    for seed, x in zip(seeds, features, strict=True):
-        few = digits.parts.labelled(options.labelled, seed)
-        best = {}
-        for strength in options.strengths:
-            given = probes.probe(
-                x[None, few], x[None], digits.label[few], regularisation=strength / len(few)
-            )
-            right = given[0] == digits.label
-            best[right[digits.parts.validation].mean()] = right[getattr(digits.parts, part)].mean()
-        found.append(best[max(best)])
-    return np.array(found)
+    rows = {
+        "recon": row(),
+        "attached": row(detached=False),
+        "generative": row(contrastive=0.0),
+        "contrastive": row(generative=0.0),
+    }
+    found = bench.compare(
+        rows, {}, {"student": shapes}, measure=probed, rate=3e-3,
+        data={"points": study.stream(columns, options.batch, digits.parts.train)},
+    )  # fmt: skip
+    return {"pixels": learned.accuracy, **found}

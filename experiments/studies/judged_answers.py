@@ -1,9 +1,11 @@
 """A critic's choice between two answers of a student's own, and what is learned from it."""
 
+import functools
+
 import numpy as np
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer, each, or_else, parts
+from experiments.studies._answers import Writer, each, every, or_else, parts
 from kdjax import methods
 from kdjax.data import answers
 
@@ -18,90 +20,70 @@ def critic_feedback(bench):
     Humor Distillation", 2024, with 3 answers of the teacher and 6 candidates of the student.
     """
     options = bench.options
-    writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=12)
-    sizes = (options.taught, options.asked, options.validation, options.test)
-    _, known, *held = parts(bench, _names.names(), *sizes)
-    asked, validation, test = ([[(n + "=", "") for n in own] for own in x] for x in held)
-    taught = [[(n + "=", style(n)) for n in own for style in _names.STYLES] for own in known]
-    start = writer.teach("imitation", taught, steps=options.imitation_steps)
+    _, known, *rest = parts(bench, _names.names(), "taught", "asked", "validation", "test")
+    asked, *held = (every(lambda name: (name + "=", ""), part) for part in rest)
+    taught = [[(n + "=", x) for n in own for x in _names.short_forms(n)] for own in known]
+    metrics = {
+        "quality": lambda prompt, _, text: _names.quality(prompt[:-1], text),
+        "length": lambda prompt, _, text: len(text),
+    }
+    writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=12, held=held, metrics=metrics)
+    start = writer.teach("imitation", taught)
     sampled = writer.write(start, asked, samples=options.samples, temperature=1.0)
 
-    def choices(known=1.0, bias=0.0, filtered=False):
+    def choices(filtered=False, **critic):
         """By seed: the chosen and the rejected pair, the farthest two of each prompt's answers."""
 
-        def chosen(seed, prompts, texts):
-            critic = _critic(np.random.default_rng(seed), options, known, bias)
-            every = (
-                _chosen(critic, prompt, list(dict.fromkeys(several)), filtered)
-                for (prompt, _), several in zip(prompts, texts, strict=True)
-            )
-            return [((p, a), (p, b)) for p, a, b in filter(None, every)]
+        def chosen(seed, own, texts):
+            judge = functools.partial(_preference, np.random.default_rng(seed), options, **critic)
+            both = (_chosen(judge, p, x, filtered) for (p, _), x in zip(own, texts, strict=True))
+            return list(filter(None, both))
 
         return or_else(each(chosen, bench.seeds, asked, sampled), [[own[:1] * 2] for own in taught])
 
-    ranked = [[_ranked(n) for n in own] for own in known]
-    informed, biased = choices(), choices(bias=options.bias)
+    informed = choices()
     brio, dpo = methods.brio(margin=1 / options.mean_length), methods.dpo()
-
-    def go_on(name, method=None, judged=None, pairs=taught, begun=start, steps=options.steps):
-        pools = {} if judged is None else {"candidates": writer.candidates(begun, judged)}
-        return writer.teach(
-            name, pairs, steps=steps, start=begun, method=method, validation=validation,
-            right=_quality, **pools,
-        )  # fmt: skip
-
     half = options.steps // 2
-    first = go_on("brio_dpo/brio", brio, ranked, steps=half)
-    found = {
-        "imitation": start,
-        "longer": go_on("longer"),
-        "winners": go_on("winners", pairs=[[better for better, _ in own] for own in informed]),
-        "brio": go_on("brio", brio, informed),
-        "dpo": go_on("dpo", dpo, informed),
-        "random": go_on("random", dpo, choices(known=0.0)),
-        "biased": go_on("biased", dpo, biased),
-        "filtered": go_on("filtered", dpo, choices(bias=options.bias, filtered=True)),
-        "brio_dpo": go_on("brio_dpo", dpo, informed, begun=first, steps=half),
+    first = writer.teach(
+        "brio_dpo/brio", taught, start=start, method=brio, judged=every(_ranked, known), steps=half
+    )
+    judged = {
+        "dpo": informed,
+        "random": choices(known=0.0),
+        "biased": choices(bias=options.bias),
+        "filtered": choices(bias=options.bias, filtered=True),
     }
-    return {
-        name: {
-            "quality": writer.accuracy(params, test, _quality),
-            "length": writer.accuracy(params, test, lambda prompt, answer, text: len(text)),
-        }
-        for name, params in found.items()
+    rows = {
+        "longer": taught,
+        "winners": [[better for better, _ in own] for own in informed],
+        "brio": {"method": brio, "judged": informed},
+        **{name: {"method": dpo, "judged": own} for name, own in judged.items()},
+        "brio_dpo": {"method": dpo, "judged": informed, "start": first, "steps": half},
     }
+    return writer.compare(rows, pairs=taught, start=start)
 
 
-def _critic(rng, options, known, bias):
-    """Who prefers the first answer with this probability."""
-
-    def prefers(name, first, second):
-        gap = known * (_names.quality(name, first) - _names.quality(name, second))
-        noise = options.noise * rng.normal() + bias * (len(first) - len(second))
-        return 1 / (1 + np.exp(-(options.sharpness * gap + noise + options.place)))
-
-    return prefers
+def _preference(rng, options, name, first, second, *, known=1.0, bias=0.0):
+    """The probability that the critic prefers the first answer."""
+    gap = known * (_names.quality(name, first) - _names.quality(name, second))
+    noise = options.noise * rng.normal() + bias * (len(first) - len(second))
+    return 1 / (1 + np.exp(-(options.sharpness * gap + noise + options.place)))
 
 
-def _chosen(critic, prompt, several, filtered):
-    """(prompt, the better, the worse) of the farthest two, or None."""
+def _chosen(critic, prompt, texts, filtered=False):
+    """The pairs with the better and the worse of the farthest two texts, or None."""
+    several = list(dict.fromkeys(texts))
     if len(several) < 2:
         return None
-    first, second = (several[k] for k in answers.farthest_pair(several))
-    if filtered and not answers.similar_lengths(first, second):
+    both = [several[k] for k in answers.farthest_pair(several)]
+    if filtered and not answers.similar_lengths(*both):
         return None
-    share = answers.order_averaged(lambda a, b: critic(prompt[:-1], a, b), first, second)
-    return (prompt, first, second) if share >= 0.5 else (prompt, second, first)
+    share = answers.order_averaged(lambda a, b: critic(prompt[:-1], a, b), *both)
+    better, worse = both if share >= 0.5 else reversed(both)
+    return (prompt, better), (prompt, worse)
 
 
 def _ranked(name):
-    """The writer's own answers to a name, best first."""
-    several = sorted(
-        (style(name) for style in _names.STYLES), key=lambda x: -_names.quality(name, x)
-    )
-    return [(name + "=", each) for each in several]
-
-
-def _quality(prompt, answer, text):
-    del answer
-    return _names.quality(prompt[:-1], text)
+    """The pairs of a name and its short forms, best first."""
+    ranked = sorted(_names.short_forms(name), key=lambda x: -_names.quality(name, x))
+    return [(name + "=", each) for each in ranked]

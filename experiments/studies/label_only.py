@@ -1,7 +1,5 @@
 """Students of a target that gives its class and nothing more, without the data it learned."""
 
-import dataclasses
-
 import numpy as np
 
 from experiments import study
@@ -21,49 +19,31 @@ def label_only_surrogates(bench):
     """
     options = bench.options
     digits = images.prepare(bench, size=options.size)
-    private = {
-        name: numbers[digits.label[numbers] < 5]
-        for name, numbers in (
-            ("train", digits.parts.train),
-            ("validation", digits.parts.validation),
-            ("test", digits.parts.test),
-        )
-    }
-    other = digits.parts.train[digits.label[digits.parts.train] >= 5]
-    columns = {"image": digits.image, "label": digits.label}
+    private = digits.only(digits.label < 5)
+    other = digits.image[digits.only(digits.label >= 5).parts.train]
     network = networks.multilayer_perceptron(5, widths=(128,))
-    learned = bench.fit(
-        "target", methods.supervised(), {"student": network}, digits.shape,
-        {"labelled": study.stream(columns, 64, private["train"])},
-        steps=options.target_steps, batch=64, rate=2e-3, seeds=[0],
-    )  # fmt: skip
-    frozen = {"target": study.first(learned.params["student"])}
+    target = images.teach(bench, network, private, row="target", batch=64, rate=2e-3)
 
     def asked(image):
         """`[N]`, what the target answers."""
-        return np.asarray(study.predict(network, learned.params["student"], image).logits)[
-            0
-        ].argmax(-1)
+        return np.asarray(target.logits(image)).argmax(-1)
 
-    known = {name: asked(digits.image[numbers]) for name, numbers in private.items()}
+    told = private._replace(label=asked(digits.image))
     limits = (float(digits.image.min()), float(digits.image.max()))
     shape = digits.shape.shape[1:]
     made = {"image_shape": shape, "image_range": limits, "latent": LATENT, "hidden": HIDDEN}
-
-    def agreement(logits_of, name):
-        chosen = np.asarray(logits_of(digits.image[private[name]]))[..., :5].argmax(-1)
-        return np.mean(chosen == known[name], axis=1)
-
     critic = networks.multilayer_perceptron(6, widths=(HIDDEN, HIDDEN))
+
+    def of_critic(trained, part):
+        params = trained.params["critic"]
+        return told.right(lambda x: study.predict(critic, params, x).logits[..., :5], part)
+
     gan = bench.fit(
         "lokt/gan",
         label_only.target_assisted_gan(classes=5, warmup=options.warmup_steps, **made),
-        {"target": network}, digits.shape,
-        {"public": {"image": digits.image[other]}},
-        steps=options.gan_steps, batch=options.batch, rate=1e-3, frozen=frozen,
-        score=lambda state, seeds: agreement(
-            lambda x: study.predict(critic, state.params["critic"], x).logits, "validation"
-        ),
+        {"target": network}, digits.shape, {"public": {"image": other}}, rate=1e-3,
+        frozen={"target": target.frozen["teacher"]},
+        score=lambda trained: of_critic(trained, "validation"),
     )  # fmt: skip
     wanted = np.repeat(np.arange(5), options.stored)
     generator, _ = label_only.conditional_generator(5, **made)
@@ -76,36 +56,27 @@ def label_only_surrogates(bench):
     pools = {
         "lokt": np.asarray(drawn).reshape(-1, *shape),
         "noise": rng.uniform(*limits, size=(queries, *shape)).astype(np.float32),
-        "public": _mixed(rng, digits.image[other], queries),
-        "real": digits.image[private["train"]],
+        "public": _mixed(rng, other, queries),
+        "real": digits.image[private.parts.train],
     }
 
     def of_seed(seed):
         return np.arange(len(wanted)) + seed * len(wanted)
 
-    found = {}
+    student, found = networks.multilayer_perceptron(5, widths=(HIDDEN,)), {}
     for row, pool in pools.items():
-        student = networks.multilayer_perceptron(5, widths=(HIDDEN,))
-        own = of_seed if row == "lokt" else None
-        stream = study.stream({"image": pool, "label": asked(pool)}, 64, own)
-
-        def score(state, seeds, name="validation", student=student):
-            del seeds
-            return agreement(
-                lambda x: study.predict(student, state.params["student"], x).logits, name
-            )
-
-        state = bench.fit(
-            f"{row}/student", methods.supervised(), {"student": student}, digits.shape,
-            {"labelled": dataclasses.replace(stream, augment=augment.random_crop(1))},
-            steps=options.student_steps, batch=64, rate=2e-3, score=score,
+        stream = study.stream(
+            {"image": pool, "label": asked(pool)}, 64, of_seed if row == "lokt" else None,
+            augment.random_crop(1),
         )  # fmt: skip
-        found[row] = {"agreement": score(state, None, "test")}
-    critics = agreement(lambda x: study.predict(critic, gan.params["critic"], x).logits, "test")
-    found["lokt"]["critic_agreement"] = critics
-    accuracy = np.mean(known["test"] == digits.label[private["test"]])
-    found["target"] = {"accuracy": np.full(len(bench.seeds), accuracy)}
-    return found
+        trained = bench.fit(
+            f"{row}/student", methods.supervised(), {"student": student}, digits.shape,
+            {"labelled": stream}, batch=64, rate=2e-3,
+            score=lambda trained: told.accuracy(trained, "validation"),
+        )  # fmt: skip
+        found[row] = {"agreement": told.accuracy(trained)}
+    found["lokt"]["critic_agreement"] = of_critic(gan, "test")
+    return {"target": target.accuracy, **found}
 
 
 def _mixed(rng, image, count):

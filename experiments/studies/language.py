@@ -19,38 +19,37 @@ def domain_reweighting(bench):
     student's loss minus the teacher's, in nats.
     """
     options, corpus = bench.options, _text.read_corpus(bench.options)
-    teacher, taught = _text.teach(bench, corpus)
+    teacher = _text.teach(bench, corpus)
     student = _text.decoder(corpus.vocabulary, width=options.width, depth=options.depth)
     inputs = corpus.inputs(options.length)
     begun = bench.fit(
         "pretrained", methods.next_token(), {"student": student}, inputs,
-        {"sequence": corpus.mixed()}, steps=options.pretraining_steps, batch=options.batch,
-        rate=options.rate,
+        {"sequence": corpus.mixed()}, steps=options.pretraining_steps,
     )  # fmt: skip
-    test = corpus.rows["test"]
-    reached = _text.losses_of_one(bench, teacher, taught, test)
 
-    def gaps(params):
-        found = _text.domain_losses(student, params, test) - reached
+    def losses(trained, part):
+        return corpus.losses(trained.nets["student"], trained.params["student"], part)
+
+    reached = losses(teacher, "test")
+
+    def gaps(trained):
+        found = losses(trained, "test") - reached
         return {"worst_gap": found.max(axis=0), "gap": found.mean(axis=0)}
 
-    measured = {
-        "teacher": {"loss": reached.mean(axis=0)},
-        "pretrained": gaps(begun.params["student"]),
-    }
-    for name, own in options.methods.items():
-        domains = len(options.domains)
-        state = bench.fit(
-            name, methods.ddk(domains=domains, every=options.every, **own),
-            {"student": student, "teacher": teacher}, inputs,
-            {f"domain{i}": dict(rows) for i, rows in enumerate(corpus.rows["train"].values())},
-            steps=options.steps, batch=options.batch, rate=options.rate, frozen={"teacher": taught},
-            score=_text.validated(student, corpus.rows["validation"]),
-            start=study.carried({"student": begun.params["student"]}),
-        )  # fmt: skip
-        factors = np.asarray(state.memory["domains"]["factors"])
-        measured[name] = {**gaps(state.params["student"]), "largest_share": factors.max(axis=1)}
-    return measured
+    def measured(trained, _):
+        factors = np.asarray(trained.state.memory["domains"]["factors"])
+        return {**gaps(trained), "largest_share": factors.max(axis=1)}
+
+    sizes = {"domains": len(options.domains), "every": options.every}
+    found = bench.compare(
+        {name: methods.ddk(**sizes, **own) for name, own in options.methods.items()},
+        {"student": student, "teacher": teacher.nets["student"]}, inputs,
+        {f"domain{i}": dict(rows) for i, rows in enumerate(corpus.rows["train"].values())},
+        frozen={"teacher": teacher.frozen}, measure=measured,
+        score=lambda trained: -losses(trained, "validation").mean(axis=0),
+        start=study.carried({"student": begun.params["student"]}),
+    )  # fmt: skip
+    return {"teacher": {"loss": reached.mean(axis=0)}, "pretrained": gaps(begun), **found}
 
 
 def merged_branches(bench):
@@ -60,48 +59,42 @@ def merged_branches(bench):
     chosen on validation, by the mean over the seeds.
     """
     options, corpus = bench.options, _text.read_corpus(bench.options)
-    teacher, taught = _text.teach(bench, corpus)
+    teacher = _text.teach(bench, corpus)
     student = _text.decoder(corpus.vocabulary, width=options.width, depth=options.depth)
     inputs, share = corpus.inputs(options.length), options.steps // len(options.domains)
+    base = bench.fit(
+        "base", methods.next_token(), {"student": student}, inputs, {"sequence": corpus.mixed()},
+        steps=options.pretraining_steps,
+    ).params["student"]  # fmt: skip
 
-    def fit(name, method, rows, steps, **given):
+    def distilled(name, rows, steps):
         return bench.fit(
-            name, method, {"student": student, **given.pop("nets", {})}, inputs, {"sequence": rows},
-            steps=steps, batch=options.batch, rate=options.rate, **given,
+            name, methods.token_kd(weight=options.weight),
+            {"student": student, "teacher": teacher.nets["student"]}, inputs, {"sequence": rows},
+            steps=steps, frozen={"teacher": teacher.frozen}, start=study.carried({"student": base}),
         ).params["student"]  # fmt: skip
 
-    base = fit("base", methods.next_token(), corpus.mixed(), options.pretraining_steps)
-    distil = functools.partial(
-        fit, method=methods.token_kd(weight=options.weight), nets={"teacher": teacher},
-        frozen={"teacher": taught}, start=study.carried({"student": base}),
-    )  # fmt: skip
-    joint = distil("joint", rows=corpus.mixed(), steps=share * len(options.domains))
+    def losses(params, part="test"):
+        return corpus.losses(student, params, part)
+
+    joint = distilled("joint", corpus.mixed(), share * len(options.domains))
     branches = [
-        distil(f"branches/{domain}", rows=dict(rows), steps=share)
+        distilled(f"branches/{domain}", dict(rows), share)
         for domain, rows in corpus.rows["train"].items()
     ]
-
-    def losses(params, split="test"):
-        return _text.domain_losses(student, params, corpus.rows[split])
-
     added = [surgery.task_arithmetic(base, branches, scale=scale) for scale in options.scales]
     best = np.argmin([losses(params, "validation").mean() for params in added])
     fuse = jax.vmap(lambda trees: functools.reduce(surgery.arcee_fusion, trees))
-    merged = {
-        "base": base,
-        "joint": joint,
-        "average": surgery.weight_average(branches),
-        "task_arithmetic": added[best],
-        "fusion": fuse(branches),
+    found = {
+        "base": losses(base),
+        "joint": losses(joint),
+        "average": losses(surgery.weight_average(branches)),
+        "task_arithmetic": losses(added[best]),
+        "fusion": losses(fuse(branches)),
+        "branches": np.stack([losses(params)[i] for i, params in enumerate(branches)]),
+        "teacher": corpus.losses(teacher.nets["student"], teacher.params["student"]),
     }
-    own = np.stack([losses(params)[i] for i, params in enumerate(branches)])
-    measured = {name: {"loss": losses(params).mean(axis=0)} for name, params in merged.items()}
-    reached = _text.losses_of_one(bench, teacher, taught, corpus.rows["test"])
-    return {
-        **measured,
-        "branches": {"loss": own.mean(axis=0)},
-        "teacher": {"loss": reached.mean(axis=0)},
-    }
+    return {name: {"loss": values.mean(axis=0)} for name, values in found.items()}
 
 
 def retrieved_drafts(bench):
@@ -113,38 +106,37 @@ def retrieved_drafts(bench):
     """
     options, corpus = bench.options, _text.read_corpus(bench.options)
     network = _text.decoder(corpus.vocabulary, width=options.width, depth=options.depth)
-    state = bench.fit(
+    trained = bench.fit(
         "target", methods.next_token(), {"student": network}, corpus.inputs(options.length),
-        {"sequence": corpus.mixed()}, steps=options.steps, batch=options.batch, rate=options.rate,
+        {"sequence": corpus.mixed()},
     )  # fmt: skip
     long, short, targets = _contexts(corpus.mixed("test")["tokens"], options)
+    margins = {"target": 0.0, **{f"rapid_{margin:g}": margin for margin in options.margins}}
 
     def last(params, tokens):
         variables = {"params": params, "frozen": {}, "model": {}}
         logits = network.apply(variables, tokens, train=False, rngs={})[0].logits
         return jax.nn.log_softmax(logits[:, -options.drafted :], axis=-1)
 
+    def measures(probs):
+        right = jnp.argmax(probs, axis=-1) == targets
+        of_target = jnp.take_along_axis(probs, targets[..., None], axis=-1)
+        return {"accuracy": jnp.mean(right), "loss": -jnp.mean(jnp.log(of_target))}
+
     def one(params):
         p, q = last(params, long), last(params, short)
-
-        def row(margin):
+        found = {"draft": measures(jnp.exp(q))}
+        for name, margin in margins.items():
             adjusted = adjusted_log_probs(p, q, margin=margin, threshold=options.threshold)
             accepted = jnp.minimum(jnp.exp(q), jnp.exp(adjusted)).sum(-1)
             # One token of the target's own follows those that stay.
-            tokens = 1 + jnp.cumprod(accepted, axis=1).sum(axis=1)
-            return next_token_probs(q, p, adjusted), {"tokens_per_pass": jnp.mean(tokens)}
+            tokens = jnp.mean(1 + jnp.cumprod(accepted, axis=1).sum(axis=1))
+            found[name] = {**measures(next_token_probs(q, p, adjusted)), "tokens_per_pass": tokens}
+        return found
 
-        rows = {"target": row(0.0), "draft": (jnp.exp(q), {})}
-        rows |= {f"rapid_{margin:g}": row(margin) for margin in options.margins}
-
-        def measures(probs, more):
-            right = jnp.argmax(probs, axis=-1) == targets
-            of_target = jnp.take_along_axis(probs, targets[..., None], axis=-1)
-            return {"accuracy": jnp.mean(right), "loss": -jnp.mean(jnp.log(of_target)), **more}
-
-        return {name: measures(*given) for name, given in rows.items()}
-
-    return jax.device_get(jax.jit(lambda params: jax.lax.map(one, params))(state.params["student"]))
+    return jax.device_get(
+        jax.jit(lambda params: jax.lax.map(one, params))(trained.params["student"])
+    )
 
 
 def _contexts(tokens, options):
@@ -153,19 +145,16 @@ def _contexts(tokens, options):
     A draft reads the chunks of the context that share the most pairs of tokens with its end, in their
     order, then the end; both go on with the text itself up to the k-th token.
     """
-    size, drafted = options.length, options.drafted
-    whole = tokens.reshape(-1)
-    whole = whole[: len(whole) // (size + 1) * (size + 1)].reshape(-1, size + 1)
+    size, end = options.length, options.length - options.read + options.chunks * options.chunk
+    whole = np.resize(tokens, (tokens.size // (size + 1), size + 1))
     whole = whole[np.arange(options.contexts) * len(whole) // options.contexts]
-    recent = options.read - options.chunks * options.chunk
     pairs = whole[:, :-1] * np.int64(tokens.max() + 1) + whole[:, 1:]
-    short = []
+    starts = np.arange(0, end - options.chunk + 1, options.chunk)
+    chunks, short = starts[:, None] + np.arange(options.chunk), []
     for row, own in zip(whole, pairs, strict=True):
-        end = size - recent
         # What is drafted is not known when chunks are looked for.
-        query = set(own[end : size - drafted])
-        starts = np.arange(0, end - options.chunk + 1, options.chunk)
-        shared = [len(query & set(own[s : s + options.chunk - 1])) for s in starts]
-        best = np.sort(starts[np.argsort(np.negative(shared), kind="stable")[: options.chunks]])
-        short.append(np.concatenate([*(row[s : s + options.chunk] for s in best), row[end:size]]))
-    return whole[:, :-1], np.stack(short), whole[:, 1:][:, -drafted:]
+        query = set(own[end : size - options.drafted])
+        shared = [len(query & set(own[chunk[:-1]])) for chunk in chunks]
+        best = np.sort(np.argsort(np.negative(shared), kind="stable")[: options.chunks])
+        short.append(np.concatenate([row[chunks[best]].ravel(), row[end:size]]))
+    return whole[:, :-1], np.stack(short), whole[:, -options.drafted :]

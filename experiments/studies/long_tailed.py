@@ -26,7 +26,6 @@ def long_tailed_experts(bench):
     given = {"labelled": study.stream(
         {"image": data.image, "label": data.label}, options.batch, _subset(data, counts)
     )}  # fmt: skip
-    sizes = {"batch": options.batch, "rate": options.rate}
     steps, last = options.first_steps, options.last_steps
     rows = {
         "alone": (methods.expert_labels(), steps + last),
@@ -36,25 +35,20 @@ def long_tailed_experts(bench):
     }
     found = {}
     for name, (method, length) in rows.items():
-
-        def score(state, seeds):
-            del seeds
-            return _by_class(data, net, state.params["student"], "validation").mean(1)
-
-        state = bench.fit(
-            name, method, {"student": net}, data.shape, given, steps=length, score=score, **sizes
-        )
-        experts, heads = state.params["student"], None
+        experts = bench.fit(
+            name, method, {"student": net}, data.shape, given, steps=length,
+            score=lambda trained: _by_class(data, trained, "validation").mean(1),
+        )  # fmt: skip
+        heads = None
         if length == steps:
-            state = bench.fit(
+            heads = bench.fit(
                 f"{name}/heads", methods.balanced_heads(counts=tuple(counts)), {"student": net},
-                data.shape, given, steps=last, batch=options.batch, rate=options.head_rate,
-                start=study.carried({}, experts=experts),
-            )  # fmt: skip
-            heads = state.params["heads"]
-        right = _by_class(data, net, experts, "test", heads)
-        found[name] = {"accuracy": right.mean(1)}
-        found[name] |= {group: right[:, part].mean(1) for group, part in GROUPS.items()}
+                data.shape, given, steps=last, rate=options.head_rate,
+                start=study.carried({}, experts=experts.params["student"]),
+            ).params["heads"]  # fmt: skip
+        right = _by_class(data, experts, "test", heads)
+        groups = {group: right[:, part].mean(1) for group, part in GROUPS.items()}
+        found[name] = {"accuracy": right.mean(1), **groups}
     return found
 
 
@@ -74,10 +68,10 @@ def _subset(data, counts):
     return chosen
 
 
-def _by_class(data, net, experts, part, heads=None):
+def _by_class(data, experts, part, heads=None):
     """`[S, C]`: the share of each class that is right, by the experts' own heads or by new ones."""
     numbers = getattr(data.parts, part)
-    given = study.predict(net, experts, data.image[numbers])
+    given = experts.outputs(data.image[numbers])
     logits = given.logits
     if heads is not None:
         network = networks.cosine_heads(data.classes)

@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from experiments.studies._answers import Writer, each, parts
+from experiments.studies._answers import Writer, each, every, parts, same
+from experiments.studies._expressions import traced_sum
 from kdjax import methods
 from kdjax.data import answers
 
@@ -21,71 +22,60 @@ def negative_data(bench):
     low-rank factors of the negative one, and here learns alone.
     """
     options = bench.options
-    writer = Writer(bench, "0123456789+=,;", prompt=6, answer=10)
-    sizes = (options.traces, options.validation, options.test)
+    sizes = ("traces", "validation", "test")
     rngs, asked, *held = parts(bench, lambda rng: rng.integers(10, 100, 2), *sizes)
-    truth, validation, test = ([[_sum(*q) for q in own] for own in x] for x in (asked, *held))
-    traces = each(
-        lambda rng, own: [_sum(*q, forgets=rng.random() < options.wrong) for q in own], rngs, asked
+    truth, *held = (every(lambda numbers: traced_sum(*numbers), x) for x in (asked, *held))
+    right = same(_answer)
+    writer = Writer(
+        bench, "0123456789+=,;", prompt=6, answer=10, held=held, metrics={"accuracy": right}
     )
 
-    def split(pairs, wanted):
-        return each(
-            lambda own, true: [a for a, b in zip(own, true, strict=True) if _right(*b, a[1]) == wanted],
-            pairs, truth,
-        )  # fmt: skip
+    def trace(rng, numbers):
+        return traced_sum(*numbers, forgets=rng.random() < options.wrong)
 
-    rest = {"steps": options.steps, "validation": validation, "right": _right}
+    def split(pairs, wanted):
+        def of_seed(own, true):
+            return [a for a, b in zip(own, true, strict=True) if right(*b, a[1]) == wanted]
+
+        return each(of_seed, pairs, truth)
+
+    traces = every(trace, rngs, asked)
+    writer.teach("all", traces)
     good, bad = split(traces, True), split(traces, False)
-    found = {"all": writer.teach("all", traces, **rest)}
-    found["positive"] = positive = writer.teach("positive", good, **rest)
-    negative = writer.teach("calibrated/negative", bad, steps=options.steps)
-    texts = writer.write(positive, truth, temperature=1.0)
-    chains = each(lambda own, x: [(p, *t) for (p, _), t in zip(own, x, strict=True)], truth, texts)
-    right = each(list.__add__, good, split(chains, True))
-    wrong = each(list.__add__, bad, split(chains, False))
+    positive = writer.teach("positive", good)
+    negative = writer.teach("calibrated/negative", bad)
+    chains = writer.answered(positive, truth, temperature=1.0)
+    good = each(list.__add__, good, split(chains, True))
+    bad = each(list.__add__, bad, split(chains, False))
+    memory = {"positive": positive, "negative": negative}
     for name in ("uniform", "calibrated"):
         method = methods.negative_calibrated(calibrated=name == "calibrated")
-        memory = {"positive": positive, "negative": negative}
-        found[name] = writer.teach(name, right, method=method, memory=memory, **rest)
+        calibrated = writer.teach(name, good, method=method, memory=memory)
 
     def features(pairs):
         """By seed: mean log-likelihoods of a character under both models."""
-        both = [writer.log_likelihoods(params, pairs) for params in (positive, negative)]
-        lengths = [np.array([len(x) + 1 for _, x in own]) for own in pairs]
-        return each(lambda a, b, n: np.stack([a, b], 1) / n[:, None], *both, lengths)
+        both = (writer.log_likelihoods(params, pairs) for params in (positive, negative))
+        lengths = every(lambda pair: [len(pair[1]) + 1], pairs)
+        return each(lambda a, b, n: np.stack([a, b], 1) / n, *both, lengths)
 
     def ranker(x, y):
         return LogisticRegression().fit(np.concatenate([x, y]), np.repeat([1, 0], [len(x), len(y)]))
 
-    rankers, size = each(ranker, features(right), features(wrong)), options.samples
-    sampled = writer.write(found["calibrated"], test, samples=size, temperature=1.0)
-    flat = each(lambda own, x: [(p, t) for (p, _), s in zip(own, x, strict=True) for t in s], test, sampled)  # fmt: skip
-    scores = each(lambda r, x: r.predict_proba(x)[:, 1].reshape(-1, size), rankers, features(flat))
+    sampled = writer.answered(calibrated, held[1], samples=options.samples, temperature=1.0)
+    rankers = each(ranker, features(good), features(bad))
+    scores = each(lambda r, x: r.predict_proba(x)[:, 1], rankers, features(sampled))
     votes = {"majority": [np.ones_like(w) for w in scores], "weighted": scores}
     bench.costs.update(dict.fromkeys(votes, bench.costs["calibrated"]))
-    voted = {name: {"accuracy": each(_voted, test, sampled, w)} for name, w in votes.items()}
-    return {**writer.accuracies(found, test, _right), **voted}
+    voted = {name: each(_voted, held[1], sampled, w) for name, w in votes.items()}
+    return {**writer.measured(), **voted}
 
 
-def _sum(first, second, forgets=False):
-    """A question and its trace: sum of the units, sum of the tens with the carry, the answer."""
-    units = first % 10 + second % 10
-    tens = first // 10 + second // 10 + (0 if forgets else units // 10)
-    return f"{first}+{second}=", f"{units},{tens};{tens}{units % 10}"
+def _answer(trace):
+    return trace.partition(";")[2]
 
 
-def _right(prompt, answer, text):
-    del prompt
-    return answer.partition(";")[2] == text.partition(";")[2]
-
-
-def _voted(pairs, texts, weights):
+def _voted(pairs, sampled, weights):
     """How often the answer with the most weight among each question's traces is right."""
-    return np.mean(
-        [
-            answers.weighted_vote([x.partition(";")[2] for x in several], w)
-            == answer.partition(";")[2]
-            for (_, answer), several, w in zip(pairs, texts, weights, strict=True)
-        ]
-    )
+    given = np.reshape([_answer(x) for _, x in sampled], (len(pairs), -1))
+    voted = list(map(answers.weighted_vote, given, np.reshape(weights, given.shape)))
+    return np.mean(np.array(voted) == [_answer(x) for _, x in pairs])

@@ -15,11 +15,8 @@ def spatial_logits(bench):
     """A transformer whose patches learn from what a convolutional teacher says at each place."""
     options = bench.options
     data = images.prepare(bench, options.size)
-    settings = {"batch": options.batch, "rate": options.rate}
     teacher = networks.resnet8(data.classes, features=("stage3",))
-    taught = images.teach(
-        bench, teacher, data, features=["stage3"], steps=options.teacher_steps, **settings
-    )
+    taught = images.teach(bench, teacher, data, features=["stage3"])
     maps = taught.columns.pop("teacher/stage3")
     taught.columns["teacher/dense"] = through_head(maps, taught.frozen["teacher"]["head"])
     few = {"labelled": data.stream(options.batch, options.labelled, **taught.columns)}
@@ -34,15 +31,9 @@ def spatial_logits(bench):
         "spatial": methods.cumulative_spatial(teacher_feature="dense"),
         "cumulative": methods.cumulative_spatial(teacher_feature="dense", steps=options.steps),
     }
-    found = {"teacher": {"accuracy": taught.accuracy}}
-    for name, method in rows.items():
-        state = bench.fit(
-            name, method, {"student": student, "teacher": teacher}, data.shape, few,
-            frozen=taught.frozen, score=data.scored(student, "validation"),
-            steps=options.steps, **settings,
-        )  # fmt: skip
-        found[name] = {"accuracy": data.scored(student)(state, None)}
-    return found
+    nets = {"student": student, "teacher": teacher}
+    found = bench.compare(rows, nets, data.shape, few, frozen=taught.frozen, measure=data.accuracy)
+    return {"teacher": taught.accuracy, **found}
 
 
 def path_sums(bench):
@@ -54,40 +45,41 @@ def path_sums(bench):
         "width": options.width, "depth": options.depth, "heads": options.heads,
         "patch": options.patch, "features": ("paths", "exits"),
     }  # fmt: skip
+    plain, scaled = (
+        {"student": networks.path_ensemble(data.classes, scaled=scaled, **shape)}
+        for scaled in (False, True)
+    )
     rows = {
-        "plain": (methods.supervised(), False),
-        "scaled": (methods.supervised(), True),
-        "supervised": (methods.path_distillation(soft=False), True),
-        "distilled": (methods.path_distillation(), True),
+        "scaled": methods.supervised(),
+        "supervised": methods.path_distillation(soft=False),
+        "distilled": methods.path_distillation(),
     }
-    found = {}
-    for name, (method, scaled) in rows.items():
-        student = networks.path_ensemble(data.classes, scaled=scaled, **shape)
-        state = bench.fit(
-            name, method, {"student": student}, data.shape, few,
-            score=data.scored(student, "validation"),
-            steps=options.steps, batch=options.batch, rate=options.rate,
-        )  # fmt: skip
-        parts = {
-            part: study.predict(
-                student, state.params["student"], data.image[getattr(data.parts, part)]
-            )
-            for part in ("validation", "test")
+
+    def accuracies(trained, part):
+        return {
+            "accuracy": data.accuracy(trained, part),
+            "first_exit": data.right(
+                lambda x: trained.outputs(x).features["exits"][..., 0, :], part
+            ),
         }
-        labels = data.label[data.parts.test]
-        found[name] = {
-            "accuracy": study.right(parts["test"].logits, labels),
-            "first_exit": study.right(parts["test"].features["exits"][..., 0, :], labels),
-        }
-        if name == "plain":
-            heads = state.params["student"]["heads"]
-            removed = _accuracies_without(heads, parts["validation"], data, "validation")
-            kept = removed[:, 1:] <= removed[:, :1]
-            scores = _logits_of(heads, parts["test"].features["paths"], kept)
-            found["pruned"] = {"accuracy": study.right(scores, labels)}
-            found["pruned"]["paths"] = kept.sum(1)
+
+    fit = {"score": lambda trained: data.accuracy(trained, "validation")}
+    whole = bench.fit("plain", methods.supervised(), plain, data.shape, few, **fit)
+    found = bench.compare(rows, scaled, data.shape, few, measure=accuracies, **fit)
+    heads = whole.params["student"]["heads"]
+    validation, test = (
+        (whole.outputs(data.image[part]).features["paths"], data.label[part])
+        for part in (data.parts.validation, data.parts.test)
+    )
+    removed = _accuracies_without(heads, *validation)
+    kept = removed[:, 1:] <= removed[:, :1]
+    pruned = study.right(_logits_of(heads, test[0], kept), test[1])
     bench.costs["pruned"] = bench.costs["plain"]
-    return found
+    return {
+        "plain": accuracies(whole, "test"),
+        "pruned": {"accuracy": pruned, "paths": kept.sum(1)},
+        **found,
+    }
 
 
 def _logits_of(heads, paths, kept):
@@ -100,16 +92,11 @@ def _logits_of(heads, paths, kept):
     return jax.jit(jax.vmap(one))(heads, paths, jnp.asarray(kept, jnp.float32))
 
 
-def _accuracies_without(heads, given, data, part):
-    """`[S, 1 + P]` accuracies of a part: with all paths, and without each of them."""
-    paths, labels = given.features["paths"], data.label[getattr(data.parts, part)]
-    number = paths.shape[2]
-    everything = np.ones((1, number))
-    masks = np.concatenate([everything, everything - np.eye(number)])
+def _accuracies_without(heads, paths, labels):
+    """`[S, 1 + P]` accuracies: with all paths, and without each of them."""
+    everything = np.ones((1, paths.shape[2]))
+    masks = np.concatenate([everything, everything - np.eye(paths.shape[2])])
     return np.stack(
-        [
-            study.right(_logits_of(heads, paths, np.tile(mask, (len(paths), 1))), labels)
-            for mask in masks
-        ],
+        [study.right(_logits_of(heads, paths, np.tile(m, (len(paths), 1))), labels) for m in masks],
         axis=1,
     )

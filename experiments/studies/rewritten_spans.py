@@ -3,14 +3,13 @@
 A line is a text whose characters stand for words: the most frequent ones of the standard library.
 """
 
-import collections
 import re
 
 import numpy as np
 
-from experiments.studies._answers import Writer, each, likeness, or_else, parts
+from experiments.studies import _lines
+from experiments.studies._answers import Writer, each, every, likeness, or_else, parts
 from kdjax.data import plans
-from kdjax.data.text import standard_library
 
 MARKS = "<|>"  # the first span stands between the first two, a second between the last two
 
@@ -25,26 +24,21 @@ def span_rewriting(bench):
     2021, with fills drawn at top-p 0.9.
     """
     options = bench.options
-    words, lines = _lines(options.words, options.longest)
-    shape = {"prompt": 2 * options.longest + 5, "answer": options.longest + 1}
-    small = Writer(bench, words + MARKS + "=", **shape)
-    large = Writer(bench, words + MARKS + "=", **shape, width=options.large_width)
-    sizes = (options.known, options.read, options.mended, options.validation, options.test)
-    rngs, *rest = parts(bench, lines, *sizes)
-    masked = (
-        each(lambda rng, own: [(x, _spans(rng, len(x))) for x in own], rngs, y) for y in rest[:2]
-    )
-    wrong = (
-        each(lambda rng, own: [(_wrong(rng, x, words) + "=", x) for x in own], rngs, y)
-        for y in rest[2:]
-    )
-    (known, read), (mended, validation, test) = masked, wrong
+    words, lines = _lines.in_words(options.words, options.longest)
+    rngs, *rest = parts(bench, lines, "known", "read", "mended", "validation", "test")
+    known, read = (every(_masked, rngs, part) for part in rest[:2])
 
-    def filled(rng, own):
-        return [
-            _rewriting(x, s, ["".join(rng.choice(list(words), b - a)) for a, b in s])
-            for x, s in own
-        ]
+    def mending(rng, line):
+        return _lines.with_wrong_word(rng, line, words) + "=", line
+
+    mended, *held = (every(mending, rngs, part) for part in rest[2:])
+    shape = {"prompt": 2 * options.longest + 5, "answer": options.longest + 1}
+    small = Writer(bench, words + MARKS + "=", **shape, held=held, metrics={"f1": likeness})
+    large = Writer(bench, words + MARKS + "=", **shape, width=options.large_width)
+    begun_with, infilling = (every(lambda masked: _rewriting(*masked), x) for x in (known, read))
+
+    def at_random(rng, masked):
+        return _rewriting(*masked, ["".join(rng.choice(list(words), b - a)) for a, b in masked[1]])
 
     def rewriting(writer, params):
         """Pairs with the model's fills, easy ones first; lines without a whole fill are left out."""
@@ -52,31 +46,24 @@ def span_rewriting(bench):
         likely = writer.log_likelihoods(params, infilling)
         return or_else(each(_rewritten, read, texts, likely), infilling)
 
-    begun_with, infilling = (
-        [[_rewriting(x, spans, [""] * len(spans)) for x, spans in own] for own in y]
-        for y in (known, read)
-    )
-    begun = small.teach("infilling/begun", begun_with, steps=options.begun_steps)
-    teacher = large.teach("teacher/large", begun_with, steps=options.large_steps)
-    of_teacher = rewriting(large, teacher)
+    begun = small.teach("infilling/begun", begun_with)
+    of_teacher = rewriting(large, large.teach("teacher/large", begun_with))
     taught = {
         "infilling": infilling,
         "own": rewriting(small, begun),
         "teacher": of_teacher,
         "curriculum": of_teacher,
-        "random": each(filled, rngs, read),
+        "random": every(at_random, rngs, read),
     }
-    found = {}
     for name, pairs in taught.items():
         sampler = plans.opening(options.steps) if name == "curriculum" else plans.uniform
-        params = small.teach(
-            f"{name}/read", pairs, steps=options.steps, start=begun, sampler=sampler
-        )
-        found[name] = small.teach(
-            name, mended, steps=options.mend_steps, start=params, validation=validation,
-            right=likeness,
-        )  # fmt: skip
-    return {name: {"f1": small.accuracy(own, test, likeness)} for name, own in found.items()}
+        params = small.teach(f"{name}/read", pairs, start=begun, sampler=sampler)
+        small.teach(name, mended, start=params, steps=options.mend_steps)
+    return small.measured()
+
+
+def _masked(rng, line):
+    return line, _spans(rng, len(line))
 
 
 def _rewritten(own, texts, likely):
@@ -90,34 +77,6 @@ def _rewritten(own, texts, likely):
     return [rows[k][0] for k in np.argsort(places, kind="stable")]
 
 
-def _lines(count, longest):
-    """(characters of the most frequent words, lines of six or more that have no others).
-
-    A line has four different words at least.
-    """
-    split = [
-        re.findall(r"\w+|[^\w\s]", line)
-        for source in standard_library().values()
-        for line in source.splitlines()
-    ]
-    counts = collections.Counter(word for line in split for word in line)
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:count]
-    letters = {word: chr(0x4E00 + k) for k, word in enumerate(ranked)}
-    whole = [
-        line
-        for line in split
-        if 6 <= len(line) <= longest and len(set(line)) >= 4 and set(line) <= set(letters)
-    ]
-    return "".join(letters.values()), sorted({"".join(map(letters.get, line)) for line in whole})
-
-
-def _wrong(rng, line, words):
-    """The line with one word that is another."""
-    place = rng.integers(len(line))
-    other = rng.choice([word for word in words if word != line[place]])
-    return line[:place] + other + line[place + 1 :]
-
-
 def _spans(rng, length):
     """One or two (start, stop) that neither overlap nor touch, of max(1, Poisson(3)) words each.
 
@@ -127,21 +86,18 @@ def _spans(rng, length):
     while True:
         sizes = np.minimum(np.maximum(1, rng.poisson(3, count)), max(1, length // (2 * count)))
         starts = np.sort(rng.integers(0, length, count))
-        spans = [(int(a), int(a + n)) for a, n in zip(starts, sizes, strict=True)]
-        ends = [-1, *(b for _, b in spans)]
-        if spans[-1][1] <= length and all(
-            a > end for (a, _), end in zip(spans, ends, strict=False)
-        ):
-            return spans
+        stops = starts + sizes
+        if stops[-1] <= length and (starts[1:] > stops[:-1]).all():
+            return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _rewriting(line, spans, fills):
+def _rewriting(line, spans, fills=("", "")):
     """(the line with each span's fill between marks, the gold spans with a mark behind each).
 
     Empty fills are ordinary infilling.
     """
     shown, answer, last = "", "", 0
-    for k, ((start, stop), fill) in enumerate(zip(spans, fills, strict=True)):
+    for k, ((start, stop), fill) in enumerate(zip(spans, fills, strict=False)):
         shown += line[last:start] + MARKS[k] + fill + MARKS[k + 1]
         answer += line[start:stop] + MARKS[k + 1]
         last = stop

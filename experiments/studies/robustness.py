@@ -12,8 +12,6 @@ from kdjax import methods, networks
 from kdjax.data import augment
 from kdjax.methods.robustness import HEADS, choose_head, disagreement
 
-KINDS = ("noise", "shift", "blur")
-
 
 def robust_heads(bench):
     """A small robust network teaches the last layers of a large one that has seen clean images only.
@@ -23,67 +21,48 @@ def robust_heads(bench):
     """
     options = bench.options
     data = images.prepare(bench, options.size)
+    ways = (
+        augment.additive_noise(options.noise),
+        augment.random_crop(options.shift),
+        augment.box_blur(),
+    )
+    perturb = augment.one_of(*ways)
+    tested = {}
+    for part in ("validation", "test"):
+        clean = data.image[getattr(data.parts, part)]
+        tested[part] = [clean, *(_every(way, clean) for way in ways)]
+
+    def measures(logits_of):
+        """What to measure of `logits_of(trained, images) [S, N, C]`, and the score that is its mean."""
+
+        def measure(trained, part):
+            labels = data.label[getattr(data.parts, part)]
+            clean, *others = (study.right(logits_of(trained, x), labels) for x in tested[part])
+            return {"clean": clean, "corrupted": np.mean(others, axis=0)}
+
+        def score(trained):
+            return np.mean(list(measure(trained, "validation").values()), axis=0)
+
+        return {"measure": measure, "score": score}
+
     width = options.width
-    settings = {"batch": options.batch, "rate": options.rate}
-    perturb = functools.partial(_perturbed, noise=options.noise, shift=options.shift)
-    given = {
-        part: {"clean": data.image[numbers]}
-        | {
-            kind: np.asarray(_every(perturb, kind, data.image[numbers])) for kind in KINDS
-        }
-        for part, numbers in (("validation", data.parts.validation), ("test", data.parts.test))
-    }  # fmt: skip
-
-    def measured(logits_of, part="test"):
-        """{"clean", "corrupted"} by seed, of `logits_of(images) [S, N, C]`."""
-        labels = data.label[getattr(data.parts, part)]
-        right = {kind: study.right(logits_of(x), labels) for kind, x in given[part].items()}
-        return {"clean": right["clean"], "corrupted": np.mean([right[k] for k in KINDS], axis=0)}
-
-    def score(logits_of):
-        return lambda state, seeds: np.mean(
-            list(measured(functools.partial(logits_of, state), "validation").values()), axis=0
-        )
-
-    def of_network(network):
-        return lambda state, x: study.predict(network, state.params["student"], x).logits
-
     small = networks.multilayer_perceptron(data.classes, widths=(options.teacher,))
     large = networks.multilayer_perceptron(data.classes, widths=(width,) * 3)
-    teacher = images.teach(
-        bench,
-        small,
-        data,
-        augment=_only_perturbed(perturb),
-        steps=options.teacher_steps,
-        **settings,
-    )
-    before = images.teach(
-        bench, large, data, row="pretrained", steps=options.teacher_steps, **settings
-    )
-    own = before.frozen["teacher"]
-    everyone = {"pretrained": before.frozen["teacher"], "teacher": teacher.frozen["teacher"]}
-    found = {}
-    for name, network in (("pretrained", large), ("teacher", small)):
-        params = study.repeated(everyone[name], bench.seeds)
-        found[name] = measured(lambda x, n=network, p=params: study.predict(n, p, x).logits)
-
-    whole = bench.fit(
-        "full", methods.supervised(), {"student": large}, data.shape,
-        {"labelled": data.stream(options.batch, augment=_only_perturbed(perturb))},
-        start=study.carried({"student": study.repeated(own, bench.seeds)}),
-        score=score(of_network(large)), steps=options.steps, **settings,
+    teacher = images.teach(bench, small, data, augment=perturb)
+    before = images.teach(bench, large, data, row="pretrained", steps=options.teacher_steps)
+    own, plain = before.frozen["teacher"], measures(study.Trained.logits)
+    found = bench.compare(
+        {"full": methods.supervised()}, {"student": large}, data.shape,
+        {"labelled": data.stream(options.batch, augment=perturb)},
+        start=study.shared({"student": own}), **plain,
     )  # fmt: skip
-    found["full"] = measured(functools.partial(of_network(large), whole))
+    for name, taught in (("pretrained", before), ("teacher", teacher)):
+        found[name] = plain["measure"](taught.trained, "test")
 
-    both = {"labelled": data.stream(options.batch, augment=_with_perturbed(perturb))}
-    rows = {
-        "linear": (methods.three_heads(single=True, weight=0.0), 3),
-        "single": (methods.three_heads(single=True), 2),
-        "untaught": (methods.three_heads(weight=0.0), 2),
-        "three": (methods.three_heads(), 2),
-    }
-    for name, (method, depth) in rows.items():
+    def both(key, example):
+        return {**example, "perturbed": perturb(key, example)["image"]}
+
+    def row(method, depth=2):
         trunk, top = (
             networks.multilayer_perceptron(data.classes, widths=widths, features=("embedding",))
             for widths in ((width,) * depth, (width,) * (3 - depth))
@@ -91,89 +70,71 @@ def robust_heads(bench):
         start = {player: {"head": own["head"]} for player in ("student", *method.players)}
         if depth == 2:
             start["student"]["dense1"] = own["dense3"]
-        logits_of = functools.partial(_logits, trunk, top, own)
-        chosen = functools.partial(
-            _chosen, logits_of, given["validation"]["clean"], options.percentile
-        )
-        state = bench.fit(
-            name, method, {"trunk": trunk, "student": top, "teacher": small},
-            {
-                "trunk": data.shape, "teacher": data.shape,
-                "student": jax.ShapeDtypeStruct((1, width), jnp.float32),
-            },
-            both, frozen={"trunk": own, "teacher": teacher.frozen["teacher"]},
-            start=study.carried(study.repeated(start, bench.seeds)), score=score(chosen),
-            steps=options.steps, **settings,
-        )  # fmt: skip
-        found[name] = measured(functools.partial(chosen, state))
-    labels = jnp.asarray(data.label[data.parts.test])
+        nets = {"trunk": trunk, "student": top, "teacher": small}
+        return {"method": method, "nets": nets, "start": study.shared(start)}
 
-    def oracle(x):
-        heads = jnp.stack(logits_of(state, x))
-        right = jnp.argmax(heads, axis=-1) == labels[None, None]
-        best = jnp.argmax(right, axis=0)  # a head that is right, where there is one
-        return jnp.take_along_axis(heads, best[None, ..., None], axis=0)[0]
+    given = {
+        "inputs": {
+            "trunk": data.shape, "teacher": data.shape,
+            "student": jax.ShapeDtypeStruct((1, width), jnp.float32),
+        },
+        "data": {"labelled": data.stream(options.batch, augment=both)},
+        "frozen": {"trunk": own, "teacher": teacher.frozen["teacher"]},
+    }  # fmt: skip
+    logits_of = functools.partial(_logits, own)
+    chosen = measures(
+        functools.partial(_chosen, logits_of, tested["validation"][0], options.percentile)
+    )
+    rows = {
+        "linear": row(methods.three_heads(single=True, weight=0.0), depth=3),
+        "single": row(methods.three_heads(single=True)),
+        "untaught": row(methods.three_heads(weight=0.0)),
+    }
+    three = bench.fit("three", **row(methods.three_heads()), **given, score=chosen["score"])
 
-    found["oracle"] = measured(oracle)
+    def oracle(trained, x):
+        """What a head says that is right, where there is one, of the images of the test part."""
+        heads = jnp.stack(logits_of(trained, x))
+        right = jnp.argmax(heads, axis=-1) == data.label[data.parts.test][None, None]
+        return jnp.take_along_axis(heads, jnp.argmax(right, axis=0)[None, ..., None], axis=0)[0]
+
     bench.costs["oracle"] = bench.costs["three"]
-    return found
+    return {
+        **found,
+        **bench.compare(rows, {}, **given, **chosen),
+        "three": chosen["measure"](three, "test"),
+        "oracle": measures(oracle)["measure"](three, "test"),
+    }
 
 
-def _logits(trunk, top, own, state, x):
+def _logits(below, trained, x):
     """[existing, clean, robust] logits `[S, N, C]`, or [existing] where there is one head."""
-    below = study.predict(trunk, jax.tree.map(lambda p: p[None], own), x).features["embedding"][0]
-    given = study.predict(top, state.params["student"], below)
-    kernels = [state.params[player]["head"] for player in HEADS if player in state.params]
+    trunk = study.predict(trained.nets["trunk"], study.repeated(below, [0]), x)
+    given = trained.outputs(trunk.features["embedding"][0])
+    heads = [trained.params[player]["head"] for player in HEADS if player in trained.params]
     others = [
         jnp.einsum("snd,sdc->snc", given.features["embedding"], head["kernel"])
         + head["bias"][:, None]
-        for head in kernels
+        for head in heads
     ]
     return [given.logits, *others]
 
 
-def _chosen(logits_of, clean, percentile, state, x):
+def _chosen(logits_of, clean, percentile, trained, x):
     """What the head says that is chosen for every image, the threshold from clean images."""
-    heads = logits_of(state, x)
+    heads = logits_of(trained, x)
     if len(heads) == 1:
         return heads[0]
-    usual = disagreement(*logits_of(state, clean)[1:])
+    usual = disagreement(*logits_of(trained, clean)[1:])
     threshold = jnp.percentile(usual, percentile, axis=1)[:, None]
     return choose_head(*heads, threshold=threshold)
 
 
-def _only_perturbed(perturb):
-    """`(key, example) -> example`, the image perturbed."""
-    return lambda key, example: {**example, "image": perturb(key, example["image"])}
-
-
-def _with_perturbed(perturb):
-    """`(key, example) -> example`, the image as it is and `perturbed` beside it."""
-    return lambda key, example: {**example, "perturbed": perturb(key, example["image"])}
-
-
-def _perturbed(key, image, *, noise, shift, kind=None):
-    """An image `[H, W, 1]` with noise, shifted or blurred, one drawn by the key or the one asked for."""
-    keys = jax.random.split(key)
-    ways = (
-        augment.additive_noise(noise),
-        augment.random_crop(shift),
-        lambda key, example: {"image": _blurred(example["image"])},
-    )
-    number = jax.random.randint(keys[0], (), 0, 3) if kind is None else KINDS.index(kind)
-    images_of = [lambda key, way=way: way(key, {"image": image})["image"] for way in ways]
-    return jax.lax.switch(number, images_of, keys[1])
-
-
-def _blurred(image):
-    """The mean over squares of three by three pixels."""
-    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    height, width = image.shape[:2]
-    around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return sum(around) / 9
-
-
-def _every(perturb, kind, x):
+def _every(way, x):
     """All images `[N, H, W, 1]` perturbed in one way, for an evaluation."""
+
+    def one(key, image):
+        return way(jax.random.split(key)[1], {"image": image})["image"]
+
     keys = jax.random.split(jax.random.key(0), len(x))
-    return jax.jit(jax.vmap(functools.partial(perturb, kind=kind)))(keys, x)
+    return np.asarray(jax.jit(jax.vmap(one))(keys, x))

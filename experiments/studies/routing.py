@@ -1,5 +1,7 @@
 """Studies of networks that take in layers of another, frozen one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,21 +25,40 @@ def routes_between_networks(bench):
     # The middle, where MNIST has its ink: the digits fill their images.
     before = images.prepare(bench, 8, centre=options.centre)
     data = images.prepare(bench, data=sources.load_tfds("digits"))
-    settings = {"batch": options.batch, "rate": options.rate}
     names = ("hidden1", "hidden2", "hidden3")
     source = networks.multilayer_perceptron(
         data.classes, widths=(options.source,) * 3, features=names
     )
-    taught = images.teach(
-        bench, source, before, data, features=names, steps=options.teacher_steps, **settings
-    )
-    top = taught.columns["teacher/hidden3"]
+    taught = images.teach(bench, source, before, data, features=names)
     answered, of_heads = images.with_own_heads(
-        bench, data, top, options.labelled, steps=options.steps, **settings
+        bench, data, taught.columns["teacher/hidden3"], options.labelled
     )
-    held = {f"source/{name}": taught.columns.pop(f"teacher/{name}") for name in names}
     widths = (options.width,) * 2
     plain = networks.multilayer_perceptron(data.classes, widths=widths)
+    tuned = {
+        "nets": {"student": source},
+        "start": study.shared({"student": taught.frozen["teacher"]}),
+    }
+    rows = {
+        "alone": methods.supervised(),
+        "kd": {"method": methods.kd(), "data": {"labelled": answered}},
+        "finetune": {"method": methods.supervised(), **tuned},
+    }
+    found = bench.compare(
+        rows, {"student": plain, "teacher": source}, data.shape,
+        {"labelled": data.stream(options.batch, options.labelled)}, frozen=taught.frozen,
+        measure=data.accuracy,
+    )  # fmt: skip
+
+    layers = {name: taught.columns[f"teacher/{name}"] for name in names}
+    columns = {"image": data.image, "label": data.label}
+    columns |= {f"source/{name}": x for name, x in layers.items()}
+    few = functools.partial(data.parts.labelled, options.labelled)
+    quarter = np.arange(options.labelled) % 4 == 0
+    streams = {
+        name: study.stream(columns, options.batch, lambda seed, own=own: few(seed)[own])
+        for name, own in (("labelled", ~quarter), ("held", quarter))
+    }
     routed = networks.routed_perceptron(data.classes, widths=widths)
     inputs = {
         "image": data.shape,
@@ -45,13 +66,10 @@ def routes_between_networks(bench):
         **{key: jax.ShapeDtypeStruct((2,), jnp.int32) for key in ("arms", "operators")},
     }
 
-    def scored(route_of, part="test"):
-        """`score(state, seeds)` of the routed network on `route_of(state)`, by seed."""
-        numbers = getattr(data.parts, part)
-        given = {
-            "image": data.image[numbers],
-            "source": {name: held[f"source/{name}"][numbers] for name in names},
-        }
+    def measured(trained, part):
+        numbers, memory = getattr(data.parts, part), trained.state.memory
+        source = {name: x[numbers] for name, x in layers.items()}
+        given = {"image": data.image[numbers], "source": source}
 
         @jax.jit
         @jax.vmap
@@ -59,63 +77,37 @@ def routes_between_networks(bench):
             variables = {"params": params, "model": {}, "frozen": {}}
             return routed.apply(variables, {**given, **route}, train=False, rngs={})[0].logits
 
-        def score(state, seeds):
-            del seeds
-            found = logits(state.params["student"], route_of(state))
-            return study.right(found, data.label[numbers])
+        likely = probabilities(memory["weights"]["arms"], options.explore)
+        said = logits(trained.params["student"], best_route(memory))
+        return {
+            "accuracy": study.right(said, data.label[numbers]),
+            "certainty": np.asarray(likely.max(-1).mean(-1)),
+        }
 
-        return score
-
-    found = {"teacher": {"accuracy": of_heads}}
-    own = study.repeated({"student": taught.frozen["teacher"]}, bench.seeds)
-    few = data.stream(options.batch, options.labelled)
-    for name, method, network, labelled, start in (
-        ("alone", methods.supervised(), plain, few, None),
-        ("kd", methods.kd(), plain, answered, None),
-        ("finetune", methods.supervised(), source, few, study.carried(own)),
-    ):
-        state = bench.fit(
-            name, method, {"student": network, "teacher": source}, data.shape, {"labelled": labelled},
-            frozen=taught.frozen, start=start, score=data.scored(network, "validation"),
-            steps=options.steps, **settings,
-        )  # fmt: skip
-        found[name] = {"accuracy": data.scored(network)(state, None)}
-
-    def part(first):
-        def examples(seed):
-            drawn = data.parts.labelled(options.labelled, seed)
-            return drawn[np.arange(len(drawn)) % 4 > 0] if first else drawn[::4]
-
-        columns = {"image": data.image, "label": data.label, **held}
-        return study.stream(columns, options.batch, examples)
-
-    streams = {"labelled": part(True), "held": part(False)}
     shape = {"layers": 2, "arms": len(names)}
-    for name, eta in (("fixed", 0.0), ("random", 0.0), ("bandit", options.eta)):
-        method = methods.auto_transfer(
-            **shape, eta=eta, explore=0.0 if name != "bandit" else options.explore
-        )
-        start = None if name == "bandit" else _settled(name, bench.seeds, shape)
-        state = bench.fit(
-            name, method, {"student": routed}, {"student": inputs}, streams,
-            start=start, score=scored(lambda state: best_route(state.memory), "validation"),
-            steps=options.steps, **settings,
-        )  # fmt: skip
-        right = scored(lambda state: best_route(state.memory))(state, None)
-        likely = probabilities(state.memory["weights"]["arms"], options.explore)
-        found[name] = {"accuracy": right, "certainty": np.asarray(likely.max(-1).mean(-1))}
-    return found
+    stays = methods.auto_transfer(**shape, eta=0.0, explore=0.0)
+    rows = {
+        "fixed": {"method": stays, "start": _settled("fixed", bench.seeds, shape)},
+        "random": {"method": stays, "start": _settled("random", bench.seeds, shape)},
+        "bandit": methods.auto_transfer(**shape, eta=options.eta, explore=options.explore),
+    }
+    found |= bench.compare(
+        rows, {"student": routed}, {"student": inputs}, streams, measure=measured,
+        score=lambda trained: measured(trained, "validation")["accuracy"],
+    )  # fmt: skip
+    return {"teacher": of_heads, **found}
 
 
 def _settled(name, seeds, shape):
     """A `start` whose routes are settled: the same depth by addition, or drawn by the seed."""
-    sizes = {"arms": shape["arms"] + 1, "operators": len(OPERATORS)}
-    routes = {"arms": [], "operators": []}
-    for seed in seeds:
-        rng = np.random.default_rng(seed)
-        fixed = {"arms": np.arange(shape["layers"]), "operators": np.ones(shape["layers"], int)}
-        for key, size in sizes.items():
-            drawn = rng.integers(size, size=shape["layers"])
-            routes[key].append(np.eye(size)[fixed[key] if name == "fixed" else drawn])
-    weights = {key: 1e3 * np.asarray(each, np.float32) for key, each in routes.items()}
+    layers, sizes = shape["layers"], {"arms": shape["arms"] + 1, "operators": len(OPERATORS)}
+    routes = {"arms": np.indices((len(seeds), layers))[1]}
+    routes["operators"] = np.ones_like(routes["arms"])
+    if name == "random":
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        routes = {
+            key: np.stack([rng.integers(size, size=layers) for rng in rngs])
+            for key, size in sizes.items()
+        }
+    weights = {key: 1e3 * np.eye(n, dtype=np.float32)[routes[key]] for key, n in sizes.items()}
     return study.carried({}, weights=weights)

@@ -1,10 +1,13 @@
 """Answers with a score in [0, 1]: of an evaluator that has references, of a ranker of candidates."""
 
+import functools
+import itertools
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from experiments.studies import _names
-from experiments.studies._answers import Writer, each, likeness, parts
+from experiments.studies._answers import Writer, each, every, likeness, parts
 from kdjax.data import answers
 
 
@@ -20,80 +23,46 @@ def evaluator_supervision(bench):
     Automatic Question Answering Evaluators", 2023; the threshold and both weights are ours.
     """
     options = bench.options
-    writer = Writer(bench, _names.CHARACTERS, prompt=17, answer=10)
-    sizes = (options.held, options.taught, options.validation, options.test)
-    rngs, held, taught, *rest = parts(bench, _names.names(), *sizes)
-    validation, test = ([[(n + "=", "") for n in own] for own in x] for x in rest)
-    evaluators = each(_evaluator, rngs, held)
+    sizes = ("held", "taught", "validation", "test")
+    rngs, known, taught, *held = parts(bench, _names.names(), *sizes)
+    writer = Writer(
+        bench, _names.CHARACTERS, prompt=17, answer=10,
+        held=[every(lambda name: (name + "=", ""), part) for part in held],
+        metrics={"accuracy": lambda prompt, _, text: text in _names.short_forms(prompt[:-1])},
+    )  # fmt: skip
+    evaluators = each(_evaluator, rngs, known)
 
     def scored(pairs):
         return each(lambda score, own: score(own), evaluators, pairs)
 
-    def written(params, targets, **how):
-        texts = writer.write(params, targets, **how)
-        return each(
-            lambda own, x: [(p, *t) for (p, _), t in zip(own, x, strict=True)], targets, texts
-        )
+    def difficulty(params):
+        return [1 - values for values in scored(writer.answered(params, clean))]
 
-    def augmented(params, targets, draw):
-        made = written(params, targets, temperature=1.0, draw=draw)
-        return each(
-            lambda own, x, v: own + [pair for pair, score in zip(x, v, strict=True) if score >= 0.5],
-            targets, made, scored(made),
-        )  # fmt: skip
+    def augmented(params, draw):
+        made = writer.answered(params, noisy, temperature=1.0, draw=draw)
+        good = each(lambda own, x: list(itertools.compress(own, x >= 0.5)), made, scored(made))
+        return each(list.__add__, noisy, good)
 
-    def learned(name, pairs, begun, weights=None, steps=options.steps):
-        return writer.teach(
-            name, pairs, steps=steps, weights=weights, start=begun, validation=validation,
-            right=_is_reference,
-        )  # fmt: skip
-
-    def harder(params):
-        return [1 - values for values in scored(written(params, clean))]
-
+    clean = each(_names.shortened, rngs, taught)
+    noisy = each(functools.partial(_names.shortened, wrong=options.wrong), rngs, taught)
     half = options.steps // 2
-    clean, noisy = (
-        each(lambda rng, own, w=wrong: _targets(rng, own, w), rngs, taught)
-        for wrong in (0.0, options.wrong)
-    )
     easy = writer.teach("clean_start", clean, steps=options.start_steps)
-    hard = learned("clean_difficulty/first", clean, easy, harder(easy), half)
+    first = {"pairs": clean, "start": easy, "weights": difficulty(easy), "steps": half}
+    hard = writer.teach("clean_difficulty/first", **first)
     start = writer.teach("noisy_start", noisy, steps=options.start_steps)
-    quality, own = scored(noisy), augmented(start, noisy, 0)
-    first = learned("noisy_dynamic/first", own, start, steps=half)
-    again = augmented(first, noisy, 1)
-    found = {
-        "clean_start": easy,
-        "clean_labels": learned("clean_labels", clean, easy),
-        "clean_difficulty": learned("clean_difficulty", clean, hard, harder(hard), half),
-        "noisy_start": start,
-        "noisy_labels": learned("noisy_labels", noisy, start),
-        "noisy_static": learned("noisy_static", own, start),
-        "noisy_dynamic": learned("noisy_dynamic", again, first, steps=half),
-        "noisy_quality": learned("noisy_quality", noisy, start, quality),
-        "noisy_shuffled": learned(
-            "noisy_shuffled", noisy, start, each(lambda rng, w: rng.permutation(w), rngs, quality)
-        ),
+    quality, static = scored(noisy), augmented(start, 0)
+    begun = writer.teach("noisy_dynamic/first", static, start=start, steps=half)
+    dynamic = augmented(begun, 1)
+    rows = {
+        "clean_labels": {"pairs": clean, "start": easy},
+        "clean_difficulty": {**first, "start": hard, "weights": difficulty(hard)},
+        "noisy_labels": noisy,
+        "noisy_static": static,
+        "noisy_dynamic": {"pairs": dynamic, "start": begun, "steps": half},
+        "noisy_quality": {"weights": quality},
+        "noisy_shuffled": {"weights": each(lambda rng, w: rng.permutation(w), rngs, quality)},
     }
-    return writer.accuracies(found, test, _is_reference)
-
-
-def _targets(rng, names, wrong):
-    """A short form of each name, of the share `wrong` that of another name."""
-    other = rng.permutation(names)
-    return [
-        (name + "=", _any_style(rng, another if rng.random() < wrong else name))
-        for name, another in zip(names, other, strict=True)
-    ]
-
-
-def _any_style(rng, name):
-    return _names.STYLES[rng.integers(len(_names.STYLES))](name)
-
-
-def _is_reference(prompt, answer, text):
-    del answer
-    return text in [style(prompt[:-1]) for style in _names.STYLES]
+    return writer.compare(rows, pairs=noisy, start=start)
 
 
 def _evaluator(rng, names):
@@ -106,22 +75,17 @@ def _evaluator(rng, names):
     def features(pairs):
         rows = []
         for prompt, text in pairs:
-            references = [style(prompt[:-1]) for style in _names.STYLES]
+            references = _names.short_forms(prompt[:-1])
             given = rng.choice(references, rng.integers(1, 4), replace=False).tolist()
             edits = min(answers.edit_distance(text, each) for each in given)
             rows.append([answers.rouge_l(text, given).max(), edits, len(text) == edits, edits == 0])
         return np.array(rows, float)
 
-    right, wrong = _targets(rng, names, 0.0), _targets(rng, names, 1.0)
-    changed = [(prompt, _changed(rng, text)) for prompt, text in _targets(rng, names, 0.0)]
+    right, wrong, again = (_names.shortened(rng, names, share) for share in (0.0, 1.0, 0.0))
+    changed = [(prompt, _names.changed(rng, text)) for prompt, text in again]
     labels = np.repeat([1, 0, 0], len(names))
     fitted = LogisticRegression().fit(features([*right, *wrong, *changed]), labels)
     return lambda pairs: fitted.predict_proba(features(pairs))[:, 1]
-
-
-def _changed(rng, text):
-    place = rng.integers(len(text))
-    return text[:place] + _names.CHARACTERS[rng.integers(26)] + text[place + 1 :]
 
 
 def ranked_targets(bench):
@@ -134,53 +98,31 @@ def ranked_targets(bench):
     Gabburo, Koncel-Kedziorski, Garg, Soldaini, Moschitti, "Knowledge Transfer from Answer Ranking to
     Answer Generation", 2022; there are five candidates of context, two here.
     """
-    options = bench.options
-    writer = Writer(bench, _names.CHARACTERS + "|01234", prompt=30, answer=8)
-    sizes = (options.held, options.taught, options.validation, options.test)
+    sizes = ("held", "taught", "validation", "test")
     rngs, known, *rest = parts(bench, _names.names(12), *sizes)
+
+    def ranked(rng, rank, known, name):
+        return name, rank(name, _names.candidates(rng, name, known))
+
     rankers = each(_ranker, rngs, known)
-    taught, validation, test = (
-        each(
-            lambda rng, rank, own, names: [(n, rank(n, _candidates(rng, n, own))) for n in names],
-            rngs, rankers, known, asked,
-        )
-        for asked in rest
-    )  # fmt: skip
-    scores = [[several[0][1] for _, several in own] for own in taught]
-    copied = [
-        np.mean([_likeness(n, _names.beginnings(n), several[0][0]) for n, several in own])
-        for own in test
-    ]
-    found = {"copied": {"f1": np.array(copied)}}
-    for name in ("unweighted", "weighted", "shaped", "both"):
-        weighted, shaped = name in ("weighted", "both"), name in ("shaped", "both")
+    taught, *held = (every(ranked, rngs, rankers, known, part) for part in rest)
+    weights = every(lambda row: row[1][0][1], taught)
+    copied = every(lambda row: likeness("", _names.beginnings(row[0]), row[1][0][0]), held[1])
+    found = {"copied": {"f1": np.mean(copied, axis=1)}}
+    for shaped, rows in ((False, ("unweighted", "weighted")), (True, ("shaped", "both"))):
         pairs = [
-            [(_context(n, several[1:3], shaped), _marked(several[0], shaped)) for n, several in own]
-            for own in taught
+            [(_context(n, x[1:3], shaped), _marked(x[0], shaped)) for n, x in own] for own in taught
         ]
-        chosen, tested = (
-            [[(_context(n, x[:2], shaped), _names.beginnings(n)) for n, x in own] for own in held]
-            for held in (validation, test)
-        )
-        params = writer.teach(
-            name, pairs, steps=options.steps, weights=scores if weighted else None,
-            validation=chosen, right=_likeness,
+        asked = [
+            [[(_context(n, x[:2], shaped), _names.beginnings(n)) for n, x in own] for own in part]
+            for part in held
+        ]
+        writer = Writer(
+            bench, _names.CHARACTERS + "|01234", prompt=30, answer=8, held=asked,
+            metrics={"f1": _likeness},
         )  # fmt: skip
-        found[name] = {"f1": writer.accuracy(params, tested, _likeness)}
+        found |= writer.compare({rows[0]: pairs, rows[1]: {"pairs": pairs, "weights": weights}})
     return found
-
-
-def _candidates(rng, name, others):
-    """Six short forms: letters of the name in order, those of others, one with a letter changed.
-
-    The right one is among them for two names of three.
-    """
-    own = _names.beginnings(name)
-    places = np.sort(rng.choice(len(name), len(own), replace=False))
-    letters = "".join(name[k] for k in places).replace("_", "")
-    wrong = [_names.beginnings(each) for each in rng.choice(others, 3)]
-    first = own if rng.random() < 2 / 3 else _names.beginnings(rng.choice(others))
-    return rng.permutation([first, _changed(rng, own), letters, *wrong]).tolist()
 
 
 def _ranker(rng, names):
@@ -190,12 +132,9 @@ def _ranker(rng, names):
         in_order = _names.in_sequence(_names.initials(name), text) / len(_names.words(name))
         return [answers.rouge_l(text, [name])[0], text[:1] == name[0], in_order]
 
-    rows, labels = [], []
-    for name in names:
-        several = _candidates(rng, name, names)
-        rows += [features(name, each) for each in several]
-        labels += [each == _names.beginnings(name) for each in several]
-    fitted = LogisticRegression().fit(np.array(rows, float), labels)
+    drawn = [(name, each) for name in names for each in _names.candidates(rng, name, names)]
+    labels = [text == _names.beginnings(name) for name, text in drawn]
+    fitted = LogisticRegression().fit(np.array([features(*each) for each in drawn], float), labels)
 
     def rank(name, several):
         scores = fitted.predict_proba(np.array([features(name, x) for x in several], float))[:, 1]

@@ -3,10 +3,8 @@
 import jax
 import numpy as np
 
-from experiments import study
 from experiments.studies import _images as images
 from kdjax import methods, networks
-from kdjax.data import plans, streams
 from kdjax.methods.augmentation import shifted
 from kdjax.methods.self_supervised import VIEWS
 from kdjax.metrics import probes
@@ -38,33 +36,25 @@ def online_views(bench):
             made[name] = kept * moved + options.noise * jax.random.normal(noise, moved.shape)
         return {"index": example["index"], **made}
 
-    plan = plans.IndexPlan(data.parts.train, options.batch)
-    given = {"views": streams.Stream(plan, {"image": data.image}, augment=views)}
-    labelled = data.parts.train[: options.probed]
+    few = data.parts.train[: options.probed]
 
-    def probed(state, part):
+    def probed(trained, part):
         numbers, found = getattr(data.parts, part), {}
-        for name, net in nets.items():
+        for name in nets:
             seen, unseen = (
-                study.predict(net, state.params[name], data.image[n]).features["embedding"]
-                for n in (labelled, numbers)
+                trained.outputs(data.image[n], name).features["embedding"] for n in (few, numbers)
             )
-            predicted = probes.probe(seen, unseen, data.label[labelled])
+            predicted = probes.probe(seen, unseen, data.label[few])
             found[name] = np.mean(predicted == data.label[numbers], axis=1)
-        return found
+        return {**found, "both": np.mean(list(found.values()), axis=0)}
 
-    def score(state, seeds):
-        del seeds
-        return np.mean(list(probed(state, "validation").values()), axis=0)
-
-    rows = {"untrained": ({"weight": 0.0}, 1), "alone": ({"weight": 0.0}, options.steps)}
-    rows["mokd"] = ({"weight": 1.0}, options.steps)
-    found = {}
-    for name, (settings, steps) in rows.items():
-        state = bench.fit(
-            name, methods.mokd(**settings), nets, data.shape, given, steps=steps,
-            batch=options.batch, rate=options.rate if steps > 1 else 1e-9, score=score,
-        )  # fmt: skip
-        found[name] = probed(state, "test")
-        found[name]["both"] = np.mean(list(found[name].values()), axis=0)
-    return found
+    alone = methods.mokd(weight=0.0)
+    return bench.compare(
+        {
+            "untrained": {"method": alone, "steps": 1, "rate": 1e-9},
+            "alone": alone,
+            "mokd": methods.mokd(weight=1.0),
+        },
+        nets, data.shape, {"views": data.stream(options.batch, augment=views)}, measure=probed,
+        score=lambda trained: probed(trained, "validation")["both"],
+    )  # fmt: skip

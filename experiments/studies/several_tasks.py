@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments import study
 from experiments.studies import _images as images
-from kdjax import methods, networks
+from kdjax import networks
 from kdjax.methods import several_tasks
 from kdjax.networks.side_paths import side_paths
 
@@ -25,22 +25,16 @@ def turned_tasks(bench):
     turned = np.stack([np.rot90(image, k) for image, k in zip(digits.image, turn, strict=True)])
     digits = digits._replace(image=turned)
     wide = {"widths": (128, 128, 128), "features": ("hidden1", "hidden2", "hidden3")}
-    nets = {
-        name: networks.multilayer_perceptron(classes, **wide)
-        for name, classes in zip(TEACHERS, (digits.classes, 4), strict=True)
-    }
-    found, frozen = {}, {}
-    for name, column in (("classes", digits.label), ("turns", turn)):
-        taught = digits._replace(label=column)
-        learned = bench.fit(
-            name, methods.supervised(), {"student": nets[name]}, digits.shape,
-            {"labelled": taught.stream(64)}, steps=options.teacher_steps, batch=64, rate=1e-3, seeds=[0],
-        )  # fmt: skip
-        frozen[name] = study.first(learned.params["student"])
-        found[name] = {"accuracy": taught.scored(nets[name])(learned, [0]).repeat(len(bench.seeds))}
-    columns = {"turn": turn}
-    few = {"labelled": digits.stream(options.batch, options.labelled, **columns)}
-    many = {"labelled": digits.stream(options.batch, **columns)}
+    labels, nets, found, frozen = (digits.label, turn), {}, {}, {}
+    for name, column, classes in zip(TEACHERS, labels, (digits.classes, 4), strict=True):
+        nets[name] = networks.multilayer_perceptron(classes, **wide)
+        own = digits._replace(label=column)
+        taught = images.teach(
+            bench, nets[name], own, row=name, steps=options.teacher_steps, batch=64, rate=1e-3
+        )
+        found[name], frozen[name] = taught.accuracy, taught.frozen["teacher"]
+    few = {"labelled": digits.stream(options.batch, options.labelled, turn=turn)}
+    many = {"labelled": digits.stream(options.batch, turn=turn)}
     sizes = {"tasks": (digits.classes, 4), "teacher_width": 128}
     paths = side_paths(**sizes, paths=2, hidden=options.hidden)
     trunk = side_paths(**sizes, paths=0, hidden=options.wide_hidden)
@@ -51,37 +45,32 @@ def turned_tasks(bench):
         "kd": (trunk, {**own, "distilled": 0.0, "soft": 1.0}),
         "alone": (trunk, {**own, "distilled": 0.0}),
     }
+
+    def measured(trained, part):
+        numbers = getattr(digits.parts, part)
+        given = trained.outputs(digits.image[numbers]).features
+        right = [study.right(given[f"task{t + 1}"], labels[t][numbers]) for t in (0, 1)]
+        return dict(zip(TEACHERS, right, strict=True))
+
+    def score(trained):
+        right = measured(trained, "validation")
+        return (right["classes"] + right["turns"]) / 2
+
     for row, (network, settings) in rows.items():
-
-        def accuracies(state, part, network=network):
-            numbers = getattr(digits.parts, part)
-            given = study.predict(network, state.params["student"], digits.image[numbers]).features
-            return [
-                study.right(given[f"task{t}"], column[numbers])
-                for t, column in enumerate((digits.label, turn), 1)
-            ]
-
-        def score(state, seeds, accuracies=accuracies):
-            del seeds
-            return sum(accuracies(state, "validation")) / 2
-
-        start, steps = None, options.steps + options.first_steps
-        nets["student"] = network
+        nets["student"], start, steps = network, None, options.steps + options.first_steps
+        given = {"rate": 3e-3, "frozen": frozen}
         if row != "alone":
-            steps = options.steps
             first = bench.fit(
-                f"{row}/first", several_tasks.sak(**settings), nets, digits.shape, many,
-                steps=options.first_steps, batch=options.batch, rate=3e-3, frozen=frozen,
-            )  # fmt: skip
-            start = study.carried(first.params)
-        state = bench.fit(
-            row, several_tasks.sak(**settings, labels=TASKS), nets, digits.shape, few,
-            steps=steps, batch=options.batch, rate=3e-3, frozen=frozen, start=start, score=score,
-        )  # fmt: skip
-        classes, turns = accuracies(state, "test")
-        found[row] = {"classes": classes, "turns": turns}
+                f"{row}/first", several_tasks.sak(**settings), nets, digits.shape, many, **given
+            )
+            start, steps = study.carried(first.params), options.steps
+        method = several_tasks.sak(**settings, labels=TASKS)
+        trained = bench.fit(
+            row, method, nets, digits.shape, few, steps=steps, start=start, score=score, **given
+        )
+        found[row] = measured(trained, "test")
         if row == "sak":
-            given = study.predict(network, state.params["student"], digits.image[digits.parts.test])
-            gates = [np.asarray(given.features[f"gates{t}"]).mean(axis=1) for t in (1, 2)]
-            found[row]["gates_apart"] = np.abs(gates[0] - gates[1]).sum(axis=-1).mean(axis=-1)
+            given = trained.outputs(digits.image[digits.parts.test]).features
+            gates = [np.asarray(given[f"gates{t}"]).mean(axis=1) for t in (1, 2)]
+            found[row]["gates_apart"] = np.abs(gates[0] - gates[1]).sum(-1).mean(-1)
     return found

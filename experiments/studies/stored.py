@@ -1,6 +1,5 @@
 """Studies of teachers that are stored on disk instead of being asked in every step."""
 
-import dataclasses
 import functools
 
 import jax
@@ -22,7 +21,6 @@ def replayed_views(bench):
     """
     options = bench.options
     data = images.prepare(bench, options.size)
-    settings = {"batch": options.batch, "rate": options.rate}
     chosen = data.parts.train[: options.images]
     image, label = data.image[chosen], data.label[chosen]
     view = functools.partial(
@@ -30,31 +28,22 @@ def replayed_views(bench):
     )
     teacher = networks.multilayer_perceptron(data.classes, widths=(options.teacher,))
     moved = augment.random_crop(options.shift)
-    taught = images.teach(
-        bench, teacher, data, augment=moved, steps=options.teacher_steps, **settings
-    )
+    taught = images.teach(bench, teacher, data, augment=moved)
     own = taught.frozen["teacher"]
-    everyone = np.arange(len(chosen))
 
     @jax.jit
-    def spoken(examples, seeds):
-        views = jax.vmap(view)(examples, seeds)
+    def signal_of(examples, seeds):
         variables = {"params": own, "model": {}, "frozen": {}}
-        return top_k(teacher.apply(variables, views, train=False, rngs={})[0].logits, options.kept)
+        said, _ = teacher.apply(variables, jax.vmap(view)(examples, seeds), train=False, rngs={})
+        return top_k(said.logits, options.kept), None
 
-    folder = bench.run.workdir / "signals"
+    folder, everyone = bench.run.workdir / "signals", np.arange(len(chosen))
     binding = signal_cache.Binding(fingerprint(own), None, bench.source.fingerprint)
     signal_cache.write(
-        folder,
-        lambda examples, seeds: (jax.tree.map(np.asarray, spoken(examples, seeds)), None),
-        everyone,
-        signal_cache.TopKFormat(data.classes, options.kept),
-        binding=binding,
-        seeds=range(options.views),
-        batch_size=250,
+        folder, signal_of, everyone, signal_cache.TopKFormat(data.classes, options.kept),
+        binding=binding, seeds=range(options.views), batch_size=250,
         shard_size=len(chosen) * options.views,  # a file has 128 KiB beside its records
-    )
-    size = sum(path.stat().st_size for path in folder.glob("shard-*"))
+    )  # fmt: skip
     stored, _ = signal_cache.SignalCache(folder, binding).read(
         everyone[:, None], np.arange(options.views)[None]
     )
@@ -67,28 +56,27 @@ def replayed_views(bench):
         stored = {key: example[key][said] for key in held}
         return {**example, "image": view(example["index"], number), **stored}
 
-    student = networks.multilayer_perceptron(data.classes, widths=(options.student,))
+    def row(method, augment=drawn):
+        columns = {"image": image, "label": label, **held}
+        stream = study.stream(columns, options.batch, augment=augment)
+        return {"method": method, "data": {"labelled": stream}}
+
     rows = {
-        "alone": (methods.supervised(), lambda key, example: {
-            **example, "image": moved(key, example)["image"]
-        }),
-        "live": (methods.kd(temperature=1.0, weight=1.0), drawn),
-        "sparse": (methods.stored_views(), drawn),
-        "renormalised": (methods.stored_views(renormalised=True), drawn),
-        "wrong": (methods.stored_views(), functools.partial(drawn, shifted=1)),
-    }  # fmt: skip
-    found = {"teacher": {"accuracy": taught.accuracy}}
-    columns = study.stream({"image": image, "label": label, **held}, options.batch)
-    for name, (method, way) in rows.items():
-        state = bench.fit(
-            name, method, {"student": student, "teacher": teacher}, data.shape,
-            {"labelled": dataclasses.replace(columns, augment=way)}, frozen=taught.frozen,
-            score=data.scored(student, "validation"), steps=options.steps, **settings,
-        )  # fmt: skip
-        found[name] = {"accuracy": data.scored(student)(state, None)}
-    views = len(chosen) * options.views
-    found["sparse"]["bytes_per_view"] = [size / views] * len(bench.seeds)
-    return found
+        "alone": row(methods.supervised(), moved),
+        "live": row(methods.kd(temperature=1.0, weight=1.0)),
+        "sparse": row(methods.stored_views()),
+        "renormalised": row(methods.stored_views(renormalised=True)),
+        "wrong": row(methods.stored_views(), functools.partial(drawn, shifted=1)),
+    }
+    student = networks.multilayer_perceptron(data.classes, widths=(options.student,))
+    found = bench.compare(
+        rows, {"student": student, "teacher": teacher}, data.shape, {}, frozen=taught.frozen,
+        measure=data.accuracy,
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in folder.glob("shard-*"))
+    per_view = size / (len(chosen) * options.views)
+    found["sparse"] = {"accuracy": found["sparse"], "bytes_per_view": per_view}
+    return {"teacher": taught.accuracy, **found}
 
 
 def _seeded_view(image, example, seed, *, shift, mixed):

@@ -1,27 +1,14 @@
 """Characters that are labelled by the kind of Python token they are of."""
 
-import io
-import keyword
-import tokenize
+import functools
 
 import jax
 import numpy as np
 
-from experiments import study
 from experiments.studies import _text
 from kdjax import methods, networks
-from kdjax.data import plans, streams, text
+from kdjax.data import code, text
 from kdjax.networks import taggers
-
-# Kinds of characters: blank, name, keyword, operator, number, string, comment.
-KINDS = {
-    tokenize.NAME: 1,
-    tokenize.OP: 3,
-    tokenize.NUMBER: 4,
-    tokenize.STRING: 5,
-    tokenize.COMMENT: 6,
-}
-SHAPES = ("train", "validation", "test")
 
 
 def neighbouring_context(bench):
@@ -29,48 +16,29 @@ def neighbouring_context(bench):
 
     The states are those of a model trained once on unlabelled text, stored with the examples.
     """
-    options = bench.options
-    parts = _kinds_of_characters(options)
-    model, params, measured = _masked_model(bench, parts)
-
-    def states(tokens):
-        variables = {"params": params, "frozen": {}, "model": {}}
-        given = {"tokens": tokens}
-        return model.apply(variables, given, train=False, rngs={})[0].features["states"]
-
-    run = jax.jit(lambda tokens: jax.lax.map(lambda x: states(x[None])[0], tokens, batch_size=100))
-    sizes = {"train": options.labelled, "validation": options.evaluated, "test": options.evaluated}
-    rows = {
-        part: {
-            "inputs": np.asarray(run(parts[part]["tokens"][:size])),
-            **{key: parts[part][key][:size] for key in ("labels", "mask")},
+    options, parts = bench.options, _kinds_of_characters(bench.options)
+    states = {"states": f"hidden{options.model_depth}"}
+    model = _encoder(options, options.model_width, options.model_depth, features=states)
+    texts, fresh = (parts[part]["inputs"] for part in ("train", "test"))
+    learned, of_model = _text.masked_model(
+        bench, model, texts, fresh, np.random.default_rng(0), mask=128, batch=32
+    )
+    parts["train"] = _first(parts["train"], options.labelled)
+    for rows in parts.values():
+        held = learned.outputs({"tokens": rows["inputs"]}, batch=100)
+        rows["inputs"] = np.asarray(held.features["states"][0])
+    taggings = {
+        name: {
+            "method": methods.tagging(),
+            "nets": {"student": taggers.neighbour_tagger(7, window=window)},
         }
-        for part, size in sizes.items()
+        for name, window in options.windows.items()
     }
-    for name, window in options.windows.items():
-        network = taggers.neighbour_tagger(7, window=window)
-        state = bench.fit(
-            name, methods.tagging(), {"student": network}, _shape(rows["train"]["inputs"]),
-            {"sequence": rows["train"]}, steps=options.steps, batch=options.batch,
-            rate=options.rate, score=_scored(network, rows["validation"]),
-        )  # fmt: skip
-        measured[name] = {"accuracy": _scored(network, rows["test"])(state, bench.seeds)}
-    return measured
-
-
-def _masked_model(bench, parts):
-    """(a model of masked characters, its parameters, its row)."""
-    options = bench.options
-    last = f"hidden{options.model_depth}"
-    model = networks.encoder_transformer(
-        129, width=options.model_width, depth=options.model_depth, heads=4,
-        hidden=2 * options.model_width, positions=options.length, kinds=0, features={"states": last},
+    found = bench.compare(
+        taggings, nets={}, inputs=_shape(parts["train"]["inputs"]),
+        data={"sequence": parts["train"]}, measure=functools.partial(_accuracy, parts),
     )  # fmt: skip
-    params, measured = _text.masked_model(
-        bench, model, parts["train"]["tokens"], parts["test"]["tokens"], np.random.default_rng(0),
-        mask=128, batch=32, rate=options.model_rate,
-    )  # fmt: skip
-    return model, params, measured
+    return {**of_model, **found}
 
 
 def verified_labels(bench):
@@ -79,62 +47,35 @@ def verified_labels(bench):
     The teacher learned from the few. A verifier, who knows, keeps the windows of its text in which
     enough of its labels are right; the rows train equally long.
     """
-    options, length = bench.options, bench.options.length
-    parts = _kinds_of_characters(options)
-    few = options.gold + options.labelled
-    gold, pool = (
-        {key: parts["train"][key][a:b] for key in ("tokens", "labels", "mask")}
-        for a, b in ((0, options.gold), (options.gold, few))
-    )
+    options, parts = bench.options, _kinds_of_characters(bench.options)
+    few = _first(parts["train"], options.gold + options.labelled)
+    gold, pool = _first(few, options.gold), jax.tree.map(lambda x: x[options.gold :], few)
 
     def tagger(width, depth):
-        body = networks.encoder_transformer(
-            129, width=width, depth=depth, heads=4, hidden=2 * width, positions=length, kinds=0,
-            head=None, features={"states": f"hidden{depth}"},
-        )  # fmt: skip
-        return taggers.state_tagger(body, 7, width=width, feature="states")
+        states = {"states": f"hidden{depth}"}
+        body = _encoder(options, width, depth, head=None, features=states)
+        return {"student": taggers.state_tagger(body, 7, width=width, feature="states")}
 
-    def fit(name, network, rows, steps, kept=None, **given):
-        columns = {
-            "inputs": rows["tokens"],
-            "labels": rows["labels"],
-            "mask": rows["mask"],
-        }
-        plan = plans.IndexPlan(
-            np.arange(len(rows["tokens"])) if kept is None else kept, options.batch
-        )
-        return bench.fit(
-            name, methods.tagging(), {"student": network}, _shape(rows["tokens"]),
-            {"sequence": streams.Stream(plan, columns)}, steps=steps, batch=options.batch,
-            rate=options.rate, **given,
-        )  # fmt: skip
-
-    held = {part: {**parts[part], "inputs": parts[part]["tokens"]} for part in SHAPES[1:]}
-    large, small = tagger(options.teacher_width, 2), tagger(options.width, 1)
-    teacher = fit("teacher", large, gold, options.teacher_steps, seeds=[0])
-    told = study.predict(large, teacher.params["student"], pool["tokens"], batch=100).logits[0]
-    said = np.asarray(told.argmax(-1))
+    method, shape = methods.tagging(), _shape(gold["inputs"])
+    teacher = bench.fit(
+        "teacher", method, tagger(options.teacher_width, 2), shape, {"sequence": gold}, seeds=[0]
+    )
+    said = np.asarray(teacher.outputs(pool["inputs"], batch=100).logits[0].argmax(-1))
     right, kept = _verified(said, pool["labels"], pool["mask"], options.wanted)
-    labels = {**pool, "labels": said.astype(np.int32)}
+    labelled = {**pool, "labels": said.astype(np.int32)}
     taught = {
-        "gold_small": (gold, None),
-        "unfiltered": (labels, None),
-        "filtered": (labels, kept),
-        "gold": (pool, None),
+        "gold_small": gold,
+        "unfiltered": labelled,
+        "filtered": jax.tree.map(lambda x: x[kept], labelled),
+        "gold": pool,
     }
-    seeds = len(bench.seeds)
-    measured = {
-        "teacher": {
-            "accuracy": np.repeat(_scored(large, held["test"])(teacher, [0]), seeds),
-            "kept": np.repeat(len(kept) / len(said), seeds),
-            "wrong": np.repeat(1 - right.mean(), seeds),
-        }
-    }
-    for name, (rows, examples) in taught.items():
-        score = _scored(small, held["validation"])
-        state = fit(name, small, rows, options.steps, examples, score=score)
-        measured[name] = {"accuracy": _scored(small, held["test"])(state, bench.seeds)}
-    return measured
+    found = bench.compare(
+        {name: {"method": method, "data": {"sequence": rows}} for name, rows in taught.items()},
+        tagger(options.width, 1), shape, {},
+        measure=functools.partial(_accuracy, parts),
+    )  # fmt: skip
+    of_teacher = {"kept": len(kept) / len(said), "wrong": 1 - right.mean()}
+    return {"teacher": {"accuracy": _accuracy(parts, teacher, "test"), **of_teacher}, **found}
 
 
 def _verified(said, labels, mask, wanted):
@@ -149,123 +90,82 @@ def attention_alignment(bench):
     What the frozen teacher gives, logits and all its attention maps, is stored with the examples. Kinds
     are written as characters that no text has, 0 to 6, by the head of a model of characters.
     """
-    options = bench.options
-    rows = {
-        part: {
-            "tokens": each["tokens"],
-            "mask": np.ones(each["tokens"].shape, bool),
-            "labels": each["labels"],
-            "target_mask": each["mask"],
-        }
-        for part, each in _kinds_of_characters(options).items()
-    }
-    inputs = {name: _shape(rows["train"][name]) for name in ("tokens", "mask")}
-
-    def network(width, depth):
-        return networks.encoder_transformer(
-            129, width=width, depth=depth, heads=4, hidden=2 * width, positions=options.length,
-            kinds=0, features=_maps(depth),
-        )  # fmt: skip
-
-    def right(network, part):
-        own = rows[part]
-
-        def score(state, seeds):
-            del seeds
-            given = {name: own[name] for name in inputs}
-            params = state.params["student"]
-            best = np.asarray(study.predict(network, params, given, batch=100).logits).argmax(-1)
-            hits = (best == own["labels"]) & own["target_mask"]
-            return hits.sum((1, 2)) / own["target_mask"].sum()
-
-        return score
-
-    def fit(name, network, columns, steps, **given):
-        heads = 4 * options.teacher_depth
-        settings = {"teacher_heads": heads, "epoch": options.epoch, **given.pop("method")}
-        return bench.fit(
-            name, methods.a2d(**settings), {"student": network}, inputs, {"sequence": columns},
-            steps=steps, batch=options.batch, rate=options.rate, **given,
-        )  # fmt: skip
-
-    teacher = network(options.teacher_width, options.teacher_depth)
-    alone = {"layers": (), "aligner": "", "weight": 0.0}
-    # The teacher has no teacher: the column is there for its shape.
-    nothing = {"logits": np.zeros((*rows["train"]["tokens"].shape, 129), np.float32)}
-    learned = fit(
-        "teacher",
-        teacher,
-        {**rows["train"], **nothing},
-        options.teacher_steps,
-        method=alone,
-        seeds=[0],
+    options, parts = bench.options, _kinds_of_characters(bench.options)
+    for rows in parts.values():
+        everywhere = np.ones(rows["mask"].shape, bool)
+        rows["inputs"] = {"tokens": rows["inputs"], "mask": everywhere}
+    few, inputs = _first(parts["train"], options.labelled), parts["train"]["inputs"]
+    deep, shallow = (
+        tuple(f"attention{i + 1}" for i in range(depth))
+        for depth in (options.teacher_depth, options.depth)
     )
-    train = {name: column[: options.labelled] for name, column in rows["train"].items()}
-    given = {name: train[name] for name in inputs}
-    told = study.predict(teacher, learned.params["student"], given, batch=100)
-    attention = [told.features[name][0] for name in _maps(options.teacher_depth)]
-    train |= {"logits": np.asarray(told.logits[0]), "attention": np.concatenate(attention, axis=1)}
-    student = network(options.width, options.depth)
-    accuracy = right(teacher, "test")(learned, [0])
-    measured = {"teacher": {"accuracy": np.repeat(accuracy, len(bench.seeds))}}
-    for name, own in options.methods.items():
-        method = {"layers": _maps(options.depth), **own}
-        state = fit(
-            name, student, train, options.steps, method=method, score=right(student, "validation")
-        )
-        measured[name] = {"accuracy": right(student, "test")(state, bench.seeds)}
-    return measured
+    teacher = _encoder(options, options.teacher_width, options.teacher_depth, features=deep)
+    student = _encoder(options, options.width, options.depth, features=shallow)
+    given = {"teacher_heads": 4 * options.teacher_depth, "epoch": options.epoch}
+
+    def columns(rows, **told):
+        answers = {"labels": rows["labels"], "target_mask": rows["mask"]}
+        return {"sequence": {**rows["inputs"], **answers, **told}}
+
+    # The teacher has no teacher: the column is there for its shape.
+    nothing = np.zeros((*inputs["tokens"].shape, 129), np.float32)
+    learned = bench.fit(
+        "teacher", methods.a2d(layers=(), aligner="", weight=0.0, **given), {"student": teacher},
+        jax.tree.map(_shape, inputs), columns(parts["train"], logits=nothing), seeds=[0],
+    )  # fmt: skip
+    told = learned.outputs(few["inputs"], batch=100)
+    attention = np.concatenate([told.features[name][0] for name in deep], axis=1)
+    found = bench.compare(
+        {name: methods.a2d(layers=shallow, **given, **own) for name, own in options.methods.items()},
+        {"student": student}, jax.tree.map(_shape, inputs),
+        columns(few, logits=np.asarray(told.logits[0]), attention=attention),
+        measure=functools.partial(_accuracy, parts),
+    )  # fmt: skip
+    return {"teacher": _accuracy(parts, learned, "test"), **found}
 
 
-def _maps(depth):
-    """The names of an encoder's attention maps."""
-    return tuple(f"attention{i + 1}" for i in range(depth))
+def _encoder(options, width, depth, **more):
+    """A transformer over characters, of which 128 is no text's."""
+    return networks.encoder_transformer(
+        129, width=width, depth=depth, heads=4, hidden=2 * width, positions=options.length,
+        kinds=0, **more,
+    )  # fmt: skip
 
 
 def _kinds_of_characters(options):
-    """`{split: {"tokens", "labels", "mask"}}` `[N, length]` of windows of the standard library's sources."""
-    documents = text.standard_library()
+    """Windows of the standard library's sources, `{split: {"inputs", "labels", "mask"}}` `[N, length]`."""
+    documents, length, found = text.standard_library(), options.length, {}
     names = text.split_documents(documents, validation=0.1, test=0.2)
     sizes = {
         "train": options.windows_read,
         "validation": options.evaluated,
         "test": options.evaluated,
     }
-    found = {}
+
+    def windows(source):
+        codes, size = np.minimum([*map(ord, source)], 127), len(source) // length * length
+        both = np.stack([codes, code.character_kinds(source)]).astype(np.int32)
+        return both[:, :size].reshape(2, -1, length)
+
     for part, size in sizes.items():
-        rows = [_labelled(documents[name], options.length) for name in getattr(names, part)]
-        tokens, labels = (np.concatenate([row[i] for row in rows]) for i in range(2))
-        order = np.random.default_rng(0).permutation(len(tokens))[:size]
-        tokens, labels = tokens[order], labels[order]
+        whole = np.concatenate([windows(documents[name]) for name in getattr(names, part)], axis=1)
+        order = np.random.default_rng(0).permutation(whole.shape[1])[:size]
+        inputs, labels = whole[:, order]
         # Blanks are no question.
-        found[part] = {"tokens": tokens, "labels": labels, "mask": labels > 0}
+        found[part] = {"inputs": inputs, "labels": labels, "mask": labels > 0}
     return found
 
 
-def _labelled(source, length):
-    """(characters, their kinds) of a source, in windows `[n, length]`."""
-    lines = source.splitlines(keepends=True)
-    starts = np.cumsum([0, *(len(line) for line in lines)])
-    labels = np.zeros(len(source), np.int32)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind = 2 if keyword.iskeyword(token.string) else KINDS.get(token.type, 0)
-        first, last = (starts[row - 1] + column for row, column in (token.start, token.end))
-        labels[first:last] = kind
-    codes = np.array([min(ord(c), 127) for c in source], np.int32)
-    size = len(codes) // length * length
-    return codes[:size].reshape(-1, length), labels[:size].reshape(-1, length)
+def _first(rows, count):
+    return jax.tree.map(lambda column: column[:count], rows)
 
 
-def _scored(network, rows):
-    """`score(state, seeds)`: the share of right labels among those that count."""
-
-    def score(state, seeds):
-        del seeds
-        logits = study.predict(network, state.params["student"], rows["inputs"], batch=100).logits
-        hits = (np.asarray(logits).argmax(-1) == rows["labels"]) & rows["mask"]
-        return hits.sum((1, 2)) / rows["mask"].sum()
-
-    return score
+def _accuracy(parts, trained, part):
+    """The share of right labels among those of a part that count, by seed."""
+    rows = parts[part]
+    logits = trained.outputs(rows["inputs"], batch=100).logits
+    hits = (np.asarray(logits).argmax(-1) == rows["labels"]) & rows["mask"]
+    return hits.sum((1, 2)) / rows["mask"].sum()
 
 
 def _shape(x):

@@ -1,8 +1,6 @@
 """Text that is rewritten before it is learned: tasks in parts, names in another language, relations."""
 
-import collections
-import keyword
-import re
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from experiments.studies import _names
-from experiments.studies._answers import Writer, each, parts
-from kdjax.data.text import standard_library
+from experiments.studies import _lines, _names
+from experiments.studies._answers import Writer, each, every, parts
 
 
 def task_mixture(bench):
@@ -24,47 +21,22 @@ def task_mixture(bench):
     Anantheswaran, Gupta, Parmar, Luo, Baral, "EDM3: Event Detection as Multi-task Text Generation",
     2023.
     """
-    options = bench.options
-    alphabet = _names.CHARACTERS + "().,:[] |?>"
-    writer = Writer(bench, alphabet, prompt=options.longest + 2, answer=15)
-    lines = _lines(options.longest, alphabet)
-    _, lines, *held = parts(bench, lines, options.taught, options.validation, options.test)
-    validation, test = ([[_task("m", line) for line in own] for own in x] for x in held)
-    rest = {"steps": options.steps, "validation": validation, "right": _pairs_f1}
-    found = {}
-    for name, tasks in (("single", "m"), ("mixture", "icm")):
-        pairs = [[_task(task, line) for line in own for task in tasks] for own in lines]
-        found[name] = {"f1": writer.accuracy(writer.teach(name, pairs, **rest), test, _pairs_f1)}
-    return found
+    longest, alphabet = bench.options.longest, _names.CHARACTERS + "().,:[] |?>"
+    lines = _lines.with_triggers(longest, set(alphabet) - set("|?>="))
+    _, taught, *held = parts(bench, lines, "taught", "validation", "test")
+    writer = Writer(
+        bench, alphabet, prompt=longest + 2, answer=15, metrics={"f1": _pairs_f1},
+        held=[every(functools.partial(_task, "m"), part) for part in held],
+    )  # fmt: skip
 
+    def asked(kinds):
+        return [[_task(kind, line) for line in own for kind in kinds] for own in taught]
 
-def _lines(longest, alphabet):
-    """Lines of the standard library with one to three triggers, each once."""
-    found = {
-        line
-        for source in standard_library().values()
-        for line in (" ".join(line.split()) for line in source.splitlines())
-        if 8 <= len(line) <= longest and set(line) <= set(alphabet) - set("|?>=")
-    }
-    return sorted(line for line in found if 1 <= len(_triggers(line)) <= 3)
-
-
-def _triggers(line):
-    """{trigger: kind} of a line, in its order."""
-    found = {}
-    for match in re.finditer(r"[a-z_]+", line):
-        word, before, after = match[0], line[: match.start()], line[match.end() :]
-        if keyword.iskeyword(word):
-            found[word[:2]] = "k"
-        elif after.startswith("("):
-            found[word[:2]] = "f"
-        elif before.endswith("."):
-            found[word[:2]] = "a"
-    return found
+    return writer.compare({"single": asked("m"), "mixture": asked("icm")})
 
 
 def _task(kind, line):
-    triggers = _triggers(line)
+    triggers = _lines.triggers(line)
     answer = {
         "i": "|".join(triggers),
         "c": "|".join(sorted(set(triggers.values()))),
@@ -75,7 +47,6 @@ def _task(kind, line):
 
 def _pairs_f1(prompt, answer, text):
     """F1 of a text's pairs of trigger and kind, as sets."""
-    del prompt
     right, given = (set(x.split("|")) for x in (answer, text))
     return 2 * len(right & given) / (len(right) + len(given))
 
@@ -91,50 +62,44 @@ def names_in_two_languages(bench):
     Entity-based Data Augmentation", 2024, with names inserted with probability 0.5.
     """
     options = bench.options
-    entities, relations, values = options.entities, options.relations, options.attributes
-    words = [chr(0x4E00 + k) for k in range(2 * (entities + relations + values))]
+    count = 2 * (options.entities + options.relations + options.attributes)
+    words = "".join(chr(0x4E00 + k) for k in range(count))
     first, second = words[::2], words[1::2]
-    writer = Writer(bench, "".join(words) + "<>=", prompt=3, answer=6)
-
-    def asked(facts):
-        whole = [_sentence(second, first, fact) for fact in facts]
-        return [("=" + text[:-1], text[-1]) for text in whole]
-
     rngs = [np.random.default_rng(seed) for seed in bench.seeds]
-    facts, told, held = [], [], []
-    for rng in rngs:
-        drawn = rng.integers(values, size=(entities, relations))
-        own = [
-            (e, entities + r, entities + relations + drawn[e, r])
-            for e in range(entities)
-            for r in range(relations)
-        ]
-        facts.append(own)
-        # Of the last entities the other language tells the last relation alone.
-        known = [x for x in own if x[0] < options.told or x[1] == entities + relations - 1]
-        told.append(known)
-        held.append(rng.permutation([x for x in own if x not in known]).tolist())
-    read = [[("=", _sentence(first, first, fact)) for fact in own] for own in facts]
-    validation, test = ([asked(own[k::2]) for own in held] for k in (0, 1))
-    start = writer.teach("first", read, steps=options.first_steps)
+    facts, told, unknown = zip(*(_facts(rng, options) for rng in rngs), strict=True)
+
+    def asked(fact):
+        text = _sentence(second, first, fact)
+        return "=" + text[:-1], text[-1]
+
+    def said(insert, rng, fact):
+        return "=", _sentence(second, first, fact, insert if rng.random() < 0.5 else None)
+
+    held = [every(asked, [own[k::2] for own in unknown]) for k in (0, 1)]
+    writer = Writer(bench, words + "<>=", prompt=3, answer=6, held=held)
+    start = writer.teach("first", every(lambda fact: ("=", _sentence(first, first, fact)), facts))
     marks, embedding = np.array(writer.characters.tokens("<>")), start["embedding"]
     middle = jnp.mean(embedding, axis=1, keepdims=True)
     start = {**start, "embedding": embedding.at[:, marks].set(middle)}
-    found = {"first": start}
-    for name in ("plain", "inserted", "replaced"):
-        insert = None if name == "plain" else name
-        text = [
-            [
-                ("=", _sentence(second, first, fact, insert if rng.random() < 0.5 else None))
-                for _ in range(options.passes)
-                for fact in own
-            ]
-            for rng, own in zip(rngs, told, strict=True)
-        ]
-        found[name] = writer.teach(
-            name, text, steps=options.steps, start=start, validation=validation, silent="<>"
-        )
-    return writer.accuracies(found, test)
+    writer.taught["first"] = start
+    rows = {
+        name: every(functools.partial(said, name), rngs, told)
+        for name in ("plain", "inserted", "replaced")
+    }
+    return writer.compare(rows, start=start, silent="<>")
+
+
+def _facts(rng, options):
+    """All (entity, relation, value), numbers of words; those told in the other language; the others.
+
+    Of the last entities the other language tells the last relation alone; it tells in several passes.
+    """
+    values = rng.integers(options.attributes, size=(options.entities, options.relations))
+    before = options.entities + options.relations
+    facts = [(e, options.entities + r, before + value) for (e, r), value in np.ndenumerate(values)]
+    told = [fact for fact in facts if fact[0] < options.told or fact[1] == before - 1]
+    unknown = rng.permutation([fact for fact in facts if fact not in told]).tolist()
+    return facts, options.passes * told, unknown
 
 
 def _sentence(language, first, fact, insert=None):
@@ -154,50 +119,34 @@ def relations_of_names(bench):
     is masked and what is kept is a reconstruction.
     """
     options = bench.options
-    writer = Writer(bench, _names.CHARACTERS + "0123456789?@^+:#", prompt=27, answer=9)
-    modules = _functions(options.modules, options.each)
+    modules = _names.by_module(options.modules, options.each)
     labels = {name: k for k, names in enumerate(modules.values()) for name in names}
     titles = [module[:8] for module in modules]
-    sizes = (options.known, options.read, options.validation, options.test)
+    sizes = ("known", "read", "validation", "test")
     rngs, known, read, *held = parts(bench, sorted(labels), *sizes)
+
+    def infilling(rng, known, read):
+        return [_masked(rng, name, "") for name in read for _ in range(2)]
 
     def transferred(rng, known, read):
         tails = _teacher(known, [labels[n] for n in known], read)
         return [x for name, tail in tails.items() for x in _related(rng, name, titles[tail])]
 
-    def infilling(rng, known, read):
-        del known
-        return [_masked(rng, name, "") for name in read for _ in range(2)]
-
     def few(names):
-        own = [[n for n in names if labels[n] == k][: options.shots] for k in range(len(modules))]
-        return [name for several in own for name in several]
+        own = [[n for n in names if labels[n] == k] for k in range(len(modules))]
+        return [name for several in own for name in several[: options.shots]]
 
-    shots, validation, test = (
-        [[(n + "#", str(labels[n])) for n in own] for own in x] for x in (each(few, known), *held)
+    shots, *held = (
+        every(lambda name: (name + "#", str(labels[name])), part)
+        for part in (each(few, known), *held)
     )
-    found = {}
-    for work in (None, infilling, transferred):
-        name, start = work.__name__ if work else "none", None
-        if work:
-            pairs = each(work, rngs, known, read)
-            start = writer.teach(f"{name}/read", pairs, steps=options.read_steps)
-        found[name] = writer.teach(
-            name, shots, steps=options.steps, start=start, validation=validation
-        )
-    return writer.accuracies(found, test)
-
-
-def _functions(modules, each):
-    """{module: names of its functions} of those with the most, names that one module alone has."""
-    found = {
-        file.removesuffix(".py"): set(re.findall(r"def ([a-z_0-9]{3,16})\(", source))
-        for file, source in standard_library().items()
-    }
-    counts = collections.Counter(name for names in found.values() for name in names)
-    own = {m: sorted(n for n in names if counts[n] == 1) for m, names in found.items()}
-    most = sorted(own, key=lambda module: -len(own[module]))[:modules]
-    return {module: own[module][:each] for module in most}
+    alphabet = _names.CHARACTERS + "0123456789?@^+:#"
+    writer = Writer(bench, alphabet, prompt=27, answer=9, held=held)
+    writer.teach("none", shots)
+    for work in (infilling, transferred):
+        read_first = writer.teach(f"{work.__name__}/read", each(work, rngs, known, read))
+        writer.teach(work.__name__, shots, start=read_first)
+    return writer.measured()
 
 
 def _teacher(names, labels, asked):
@@ -211,7 +160,7 @@ def _teacher(names, labels, asked):
 
 def _related(rng, name, title):
     """A masked text and a relation to name, of one of the three things that are known of a name."""
-    words = [word for word in name.split("_") if word]
+    words = _names.words(name)
     tails = {"@": title, "^": words[0][:8], "+": str(len(words))}
     relation = "@^+"[rng.integers(3)]
     tail = tails[relation]

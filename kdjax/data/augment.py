@@ -25,6 +25,17 @@ def compose(*functions):
     return composed
 
 
+def one_of(*functions):
+    """One of the functions, all equally likely. They must give examples of the same shapes."""
+
+    def drawn(key, example):
+        which, own = jax.random.split(key)
+        number = jax.random.randint(which, (), 0, len(functions))
+        return jax.lax.switch(number, functions, own, example)
+
+    return drawn
+
+
 def random_crop(padding, *, column="image"):
     """A shift by up to `padding` pixels each way, zeros entering: pad, then crop the old size.
 
@@ -69,6 +80,20 @@ def additive_noise(scale, *, column="image"):
         return {**example, column: x + scale * jax.random.normal(key, x.shape, x.dtype)}
 
     return add
+
+
+def box_blur(*, column="image"):
+    """Every pixel as the mean of the three by three around it; the edge is repeated."""
+
+    def blur(key, example):
+        del key  # every function of a composition takes one
+        image = _image(example, column)
+        padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        height, width = image.shape[:2]
+        around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        return {**example, column: sum(around) / 9}
+
+    return blur
 
 
 def normalise(mean=0.0, std=1.0, *, column="image"):

@@ -86,6 +86,26 @@ def tempered(labels, alpha):
     return sampler
 
 
+def one_group(groups):
+    """A sampler whose every batch holds different examples of one group, which the step draws.
+
+    Args:
+        groups: `[examples of the source]` integers; each group there has a batch of examples at least.
+    """
+    groups = _checked(groups)
+
+    def sampler(examples, batch_size, seed, steps):
+        own = groups[examples]
+        members = [examples[own == group] for group in np.unique(own)]
+        rows = np.empty((len(steps), batch_size), np.int32)
+        for row, step in zip(rows, steps, strict=True):
+            rng = np.random.default_rng((seed, step))
+            row[:] = rng.choice(members[rng.integers(len(members))], batch_size, replace=False)
+        return rows
+
+    return sampler
+
+
 def opening(steps, *, parts=4):
     """A sampler over examples that stand from easy to hard: of the easiest part, then of more.
 

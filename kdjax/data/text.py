@@ -12,6 +12,7 @@ Needs the package `tokenizers`, as `kdjax.data.alignment` does; nothing else of 
 import hashlib
 import json
 import sysconfig
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,19 +53,19 @@ class Document(NamedTuple):
 # --- Documents ------------------------------------------------------------------------------------
 
 
-def standard_library(folder=None) -> dict[str, str]:
+def standard_library(package: str = "") -> dict[str, str]:
     """The sources of the Python standard library's top-level modules, by file name.
 
     Private modules are left out (some are made by the build and differ between machines), and so
     are packages. The text is that of the Python that runs: another version has another fingerprint.
 
     Args:
-        folder: where they are; this Python's own by default.
+        package: its own modules instead.
 
     Raises:
-        FileNotFoundError: a Python without sources.
+        FileNotFoundError: a Python without sources, or without that package.
     """
-    folder = Path(sysconfig.get_path("stdlib") if folder is None else folder)
+    folder = Path(sysconfig.get_path("stdlib"), package)
     paths = sorted(p for p in folder.glob("*.py") if not p.name.startswith("_"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no sources of the standard library")
@@ -472,3 +473,26 @@ def continued(prompts: np.ndarray, whole, *, end: int) -> dict[str, Any]:
         "mask": written & (before == 0),
         "segments": 0 * tokens,
     }
+
+
+# --- Bags -----------------------------------------------------------------------------------------
+
+
+def trigram_bags(lines: Iterable[str], buckets: int) -> np.ndarray:
+    """`float32[N, buckets]`: how often each trigram of a line's characters comes, by its hash.
+
+    On a log scale; a row's length is the root of `buckets`. Case does not count, and a space stands
+    before and behind the line.
+
+    >>> bags = trigram_bags(["ab", "Ab", "abc"], 64)
+    >>> (bags > 0).sum(axis=1), bool((bags[0] == bags[1]).all())
+    (array([2, 2, 3]), True)
+    """
+    bags = []
+    for line in lines:
+        line, bag = f" {line.lower()} ", np.zeros(buckets, np.float32)
+        for start in range(len(line) - 2):
+            bag[zlib.crc32(line[start : start + 3].encode()) % buckets] += 1
+        bags.append(np.log1p(bag))
+    found = np.stack(bags)
+    return found * np.sqrt(buckets) / np.linalg.norm(found, axis=1, keepdims=True)

@@ -8,8 +8,8 @@ from kdjax.losses import aggregate_views, softened_kl_divergence
 from kdjax.losses._arrays import check_not_negative, check_positive
 from kdjax.networks.adapters import from_function
 from kdjax.networks.network import Outputs
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, Phase, one_phase, term
 
 ROTATIONS = 4  # by quarter turns
 
@@ -30,7 +30,7 @@ def rotated_labels() -> Method:
         values = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return {"labels": term(values)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def sla(*, student_feature: str, temperature: float = 1.0, weight: float = 1.0) -> Method:
@@ -48,10 +48,10 @@ def sla(*, student_feature: str, temperature: float = 1.0, weight: float = 1.0) 
     check_not_negative(weight=weight)
 
     def joint_head(shapes):
-        feature, logits = shapes["student"].features[student_feature], shapes["student"].logits
-        joint = jax.ShapeDtypeStruct((1, ROTATIONS * logits.shape[-1]), jnp.float32)
-        pair = (student_feature, "joint")
-        return linear_projector({student_feature: feature}, {"joint": joint}, pair=pair), feature
+        student = shapes["student"]
+        return linear_player(
+            student.features[student_feature], ROTATIONS * student.logits.shape[-1]
+        )
 
     def objective(scope):
         batch, hyper = scope.batch["labelled"], scope.hyper
@@ -72,11 +72,7 @@ def sla(*, student_feature: str, temperature: float = 1.0, weight: float = 1.0) 
         }
         return terms, {"model": {"student": model}}
 
-    return Method(
-        players={"joint": joint_head},
-        phases=(Phase(objective, ("student", "joint")),),
-        hyper={"temperature": temperature, "weight": weight},
-    )
+    return one_phase(objective, {"joint": joint_head}, temperature=temperature, weight=weight)
 
 
 def shifted(images, shifts):
@@ -109,7 +105,7 @@ def shift_kd(*, reach: float, temperature: float = 4.0) -> Method:
         shifts = reach * jax.vmap(lambda key: jax.random.uniform(key, (2,), minval=-1))(keys)
         return _taught_on_both(scope, shifted(batch["image"], shifts), temperature)
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def hard(

@@ -14,8 +14,8 @@ from kdjax.losses import (
 )
 from kdjax.losses._arrays import check_not_negative, check_positive, unit
 from kdjax.methods import classification
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player, linear_projector
+from kdjax.train.method import Method, one_phase, term
 
 SIDES = ("student", "teacher")
 
@@ -96,14 +96,15 @@ def wcord(
 
         return make
 
-    return Method(
-        players={f"{side}_head": head(side) for side in SIDES},
-        phases=(Phase(objective, ("student", "student_head", "teacher_head")),),
-        hyper={"global_weight": global_weight, "local_weight": local_weight},
+    return one_phase(
+        objective,
+        {f"{side}_head": head(side) for side in SIDES},
         memory={
             "log_normaliser": jnp.zeros(()),
             **({f"{side}_vector": vector(side) for side in SIDES} if spectral else {}),
         },
+        global_weight=global_weight,
+        local_weight=local_weight,
     )
 
 
@@ -160,12 +161,8 @@ def msdcrd(
     check_not_negative(kd_weight=kd_weight, weight=weight)
 
     def head(shapes):
-        student, teacher = (shapes[side].features for side in SIDES)
-        wanted = jax.ShapeDtypeStruct(
-            (*student[student_feature].shape[:-1], teacher[teacher_feature].shape[-1]), jnp.float32
-        )
-        pair = (student_feature, "wanted")
-        return linear_projector(student, {"wanted": wanted}, pair=pair), student[student_feature]
+        taught = shapes["teacher"].features[teacher_feature]
+        return linear_player(shapes["student"].features[student_feature], taught.shape[-1])
 
     def objective(scope):
         student, teacher, updates = classification.transfer_pass(scope)
@@ -197,11 +194,7 @@ def msdcrd(
         }
         return {**labels, **terms}, updates
 
-    return Method(
-        players={"projector": head},
-        phases=(Phase(objective, ("student", "projector")),),
-        hyper={"weight": weight},
-    )
+    return one_phase(objective, {"projector": head}, weight=weight)
 
 
 def _grid(x):

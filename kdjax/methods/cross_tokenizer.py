@@ -11,7 +11,7 @@ from kdjax import signals
 from kdjax.losses import cross_tokenizer, total_and_count
 from kdjax.losses._arrays import check_not_negative, check_positive
 from kdjax.methods.sequence import label_totals, signal_of
-from kdjax.train.method import Method, Phase, Term
+from kdjax.train.method import Method, Term, one_phase
 
 
 def universal_kd(
@@ -85,4 +85,4 @@ def _method(distances, weight, student_temperature, teacher_temperature, chunk):
         return terms, {"model": {"student": model}}
 
     hyper = {"weight": weight, **temperatures}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, **hyper)

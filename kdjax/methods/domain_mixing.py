@@ -7,7 +7,7 @@ from kdjax import losses, signals
 from kdjax.losses import total_and_count
 from kdjax.losses._arrays import check_fraction, check_not_negative, check_positive
 from kdjax.methods.sequence import inputs_of, kept_tokens, signal_of, teacher_signal
-from kdjax.train.method import Method, Phase, Term
+from kdjax.train.method import Method, Term, one_phase
 
 
 def reweighted_domains(factors, student_perplexity, teacher_perplexity, *, smoothing):
@@ -96,11 +96,9 @@ def ddk(
 
     even = jnp.full(domains, 1 / domains)
     memory = {"factors": even, "ratio": jnp.ones(domains), "seen": jnp.zeros((3, domains))}
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"smoothing": smoothing, "weight": weight, "temperature": temperature},
-        memory={"domains": memory},
+    held = {"domains": memory}
+    return one_phase(
+        objective, memory=held, smoothing=smoothing, weight=weight, temperature=temperature
     )
 
 

@@ -12,7 +12,7 @@ import optax
 from kdjax.losses import hardest_negative_divergence, softened_kl_divergence
 from kdjax.losses._arrays import check_not_negative, check_positive
 from kdjax.networks.experts import cosine_heads
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def expert_labels(*, counts: Sequence[int] = ()) -> Method:
@@ -28,7 +28,7 @@ def expert_labels(*, counts: Sequence[int] = ()) -> Method:
         values = _entropies(experts, scope.batch["labelled"]["label"], counts)
         return {"labels": term(values)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def shike(*, peer_weight: float = 1.0, negative_weight: float = 10.0) -> Method:
@@ -59,8 +59,7 @@ def shike(*, peer_weight: float = 1.0, negative_weight: float = 10.0) -> Method:
         }
         return terms, {"model": {"student": model}}
 
-    hyper = {"peer_weight": peer_weight, "negative_weight": negative_weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, peer_weight=peer_weight, negative_weight=negative_weight)
 
 
 def balanced_heads(*, counts: Sequence[int], scale: float = 30.0) -> Method:
@@ -83,10 +82,8 @@ def balanced_heads(*, counts: Sequence[int], scale: float = 30.0) -> Method:
         given, _ = scope.apply("heads", outputs.features["embeddings"])
         return {"labels": term(_entropies(given.features["experts"], batch["label"], counts))}, {}
 
-    return Method(
-        players={"heads": heads},
-        phases=(Phase(objective, ("heads",)),),
-        memory={"experts": jnp.zeros(())},
+    return one_phase(
+        objective, {"heads": heads}, trains=("heads",), memory={"experts": jnp.zeros(())}
     )
 
 

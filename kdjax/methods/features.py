@@ -12,7 +12,7 @@ from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.network import Outputs
 from kdjax.networks.projectors import PROJECTED, linear_projector
 from kdjax.networks.side_by_side import JOINED
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def hint(*, student_feature: str, teacher_feature: str, weight: float = 0.9) -> Method:
@@ -38,8 +38,7 @@ def hint(*, student_feature: str, teacher_feature: str, weight: float = 0.9) -> 
         labels, _ = classification.label_term(scope, weight=1 - scope.hyper["weight"])
         return {**labels, "hint": term(values, weight=scope.hyper["weight"])}, updates
 
-    phase = Phase(objective, ("student", "projector"))
-    return Method(players={"projector": projector}, phases=(phase,), hyper={"weight": weight})
+    return one_phase(objective, {"projector": projector}, weight=weight)
 
 
 def aft(*, student_feature: str, teacher_feature: str, weight: float = 1.0) -> Method:
@@ -74,8 +73,7 @@ def aft(*, student_feature: str, teacher_feature: str, weight: float = 1.0) -> M
         kernel = term(value, weight=scope.hyper["weight"], couples=True, gathered=True)
         return {**labels, "kernel": kernel}, updates
 
-    phase = Phase(objective, ("student", "gates"))
-    return Method(players={"gates": gates}, phases=(phase,), hyper={"weight": weight})
+    return one_phase(objective, {"gates": gates}, weight=weight)
 
 
 def teacher_class(*, teacher_feature: str, labels: float = 0.0) -> Method:
@@ -103,8 +101,7 @@ def teacher_class(*, teacher_feature: str, labels: float = 0.0) -> Method:
             "labels": term(right, weight=share),
         }, updates
 
-    phase = Phase(objective, ("student",))
-    return Method(players={}, phases=(phase,), hyper={"labels": labels})
+    return one_phase(objective, labels=labels)
 
 
 def through_head(feature, head):
@@ -189,8 +186,4 @@ def talking_models(
         for model in ("student", "teacher")
         for role, make in (("encoder", encoder), ("decoder", decoder))
     }
-    return Method(
-        players=players,
-        phases=(Phase(objective, ("student", *players)),),
-        hyper={"weight": weight, "interaction": interaction},
-    )
+    return one_phase(objective, players, weight=weight, interaction=interaction)

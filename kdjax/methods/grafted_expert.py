@@ -8,7 +8,7 @@ from kdjax.losses import logit_squared_error
 from kdjax.losses._arrays import check_at_least_one, check_positive
 from kdjax.networks.adapters import from_function
 from kdjax.networks.network import Outputs
-from kdjax.train.method import Method, Phase, Term, term
+from kdjax.train.method import Method, Term, one_phase, term
 
 
 def private_descent(*, clip: float = 1.0, noise: float = 1.0, joins: float = 0.1) -> Method:
@@ -48,7 +48,7 @@ def private_descent(*, clip: float = 1.0, noise: float = 1.0, joins: float = 0.1
         total = jax.lax.stop_gradient(jnp.sum(values) - along) + along
         return {"labels": Term(total, jnp.float32(len(values)), couples=True)}, {}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def read_features(*, features: int) -> Method:
@@ -83,8 +83,7 @@ def read_features(*, features: int) -> Method:
         given = scope.apply("readout", hidden)[0].logits
         return {"features": term(logit_squared_error(given, batch["features"]))}, {}
 
-    phase = Phase(objective, ("encoder", "readout"))
-    return Method(players={"readout": readout}, phases=(phase,))
+    return one_phase(objective, {"readout": readout}, trains=("encoder", "readout"))
 
 
 def write_answers(*, width: int, count: int, classes: tuple[int, ...], expert=None) -> Method:
@@ -115,11 +114,11 @@ def write_answers(*, width: int, count: int, classes: tuple[int, ...], expert=No
             "answers": term(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]))
         }, {}
 
-    return Method(
-        players={"decoder": lambda shapes: (pseudo_tokens(count, width), shapes["expert"].logits)},
-        phases=(Phase(objective, ("decoder",)),),
-        memory={} if expert is None else {"expert": expert},
-    )
+    def decoder(shapes):
+        return pseudo_tokens(count, width), shapes["expert"].logits
+
+    memory = {} if expert is None else {"expert": expert}
+    return one_phase(objective, {"decoder": decoder}, trains=("decoder",), memory=memory)
 
 
 def pseudo_tokens(count: int, width: int):

@@ -6,8 +6,8 @@ import optax
 
 from kdjax.losses import supervised_contrast
 from kdjax.losses._arrays import check_fraction, check_not_negative
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
 
 
 def recon(
@@ -35,9 +35,7 @@ def recon(
     def head(width):
         def make(shapes):
             tokens = shapes["student"].features["tokens"]
-            own = jax.ShapeDtypeStruct((1, tokens.shape[-1]), tokens.dtype)
-            taught = jax.ShapeDtypeStruct((1, width), tokens.dtype)
-            return linear_projector({"own": own}, {"taught": taught}, pair=("own", "taught")), own
+            return linear_player(jax.ShapeDtypeStruct((1, tokens.shape[-1]), tokens.dtype), width)
 
         return make
 
@@ -66,11 +64,8 @@ def recon(
         return terms, {}
 
     widths = {"class_head": image_width, "image_head": image_width, "text_head": text_width}
-    return Method(
-        players={name: head(width) for name, width in widths.items()},
-        phases=(Phase(objective, ("student", *widths)),),
-        hyper={"generative": generative, "contrastive": contrastive},
-    )
+    heads = {name: head(width) for name, width in widths.items()}
+    return one_phase(objective, heads, generative=generative, contrastive=contrastive)
 
 
 def chamfer_distance(points, others):

@@ -6,7 +6,7 @@ import optax
 
 from kdjax.losses import attention_kl_divergence, layer_normalised_hint, softened_kl_divergence
 from kdjax.losses._arrays import check_at_least_one, check_fraction, check_not_negative
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, Phase, one_phase, term
 
 
 def progressive_transfer(
@@ -92,4 +92,4 @@ def masked_words() -> Method:
         values = optax.softmax_cross_entropy_with_integer_labels(student.logits, batch["target"])
         return {"labels": term(values, where=batch["masked"])}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)

@@ -6,7 +6,7 @@ from kdjax.losses import implicit_field_distance
 from kdjax.methods.hidden_points import chamfer_distance
 from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.points import field_decoder
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def implicit_autoencoder(*, hidden: int = 64) -> Method:
@@ -33,7 +33,7 @@ def implicit_autoencoder(*, hidden: int = 64) -> Method:
         values = implicit_field_distance(field, batch["distances"])
         return {"field": term(values)}, {"model": {"student": model}}
 
-    return Method(players={"decoder": decoder}, phases=(Phase(objective, ("student", "decoder")),))
+    return one_phase(objective, {"decoder": decoder})
 
 
 def chamfer_autoencoder(*, points: int, hidden: int = 64) -> Method:
@@ -54,4 +54,4 @@ def chamfer_autoencoder(*, points: int, hidden: int = 64) -> Method:
         values = chamfer_distance(made.reshape(len(made), points, 2), batch["points"])
         return {"chamfer": term(values)}, {"model": {"student": model}}
 
-    return Method(players={"decoder": decoder}, phases=(Phase(objective, ("student", "decoder")),))
+    return one_phase(objective, {"decoder": decoder})

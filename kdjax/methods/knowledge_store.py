@@ -6,7 +6,7 @@ import optax
 
 from kdjax.losses import softened_kl_divergence
 from kdjax.losses._arrays import check_at_least_one, check_not_negative, check_positive
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def retrikt(
@@ -58,8 +58,7 @@ def retrikt(
             )
         return terms, {"model": {"student": model}}
 
-    phase = Phase(objective, ("student",))
-    return Method(players={}, phases=(phase,), hyper={"retrieval": retrieval})
+    return one_phase(objective, retrieval=retrieval)
 
 
 def looked_up(queries, keys, values, *, neighbours, temperature, where=None):

@@ -4,7 +4,7 @@ from kdjax import losses, signals
 from kdjax.losses import total_and_count
 from kdjax.losses._arrays import check_positive
 from kdjax.methods.sequence import inputs_of, kept_tokens, rows_of, signal_of, teacher_signal
-from kdjax.train.method import Method, Phase, Term
+from kdjax.train.method import Method, Term, one_phase
 
 
 def first(
@@ -30,18 +30,12 @@ def first(
     def objective(scope):
         rows = rows_of(scope)
         outputs, model = scope.apply("student", inputs_of(rows))
-        best = teacher_signal(scope, rows, vocabulary, top_k, 1.0)
-        where = kept_tokens(rows)
+        best, where = teacher_signal(scope, rows, vocabulary, top_k, 1.0), kept_tokens(rows)
+        recalibrated = best.log_probs / scope.hyper["teacher_temperature"]
+        logits = signals.logits_of(signal_of(outputs, vocabulary))
         values = losses.renormalized_top_k_kl_divergence(
-            signals.logits_of(signal_of(outputs, vocabulary)),
-            best.log_probs / scope.hyper["teacher_temperature"],
-            best.classes,
-            where=where,
+            logits, recalibrated, best.classes, where=where
         )
         return {"kd": Term(*total_and_count(values, where))}, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"teacher_temperature": teacher_temperature},
-    )
+    return one_phase(objective, teacher_temperature=teacher_temperature)

@@ -6,8 +6,11 @@ import optax
 from kdjax.losses import average_precision_weighted_divergence, softened_kl_divergence
 from kdjax.losses._arrays import check_fraction, check_positive
 from kdjax.methods import classification
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 from kdjax.train.rules import two_momenta, zero_momenta
+
+# The student that training begins with, as its own teacher.
+PREVIOUS = {"previous": lambda params: params["student"]}
 
 
 def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Method:
@@ -28,8 +31,7 @@ def kd(*, temperature: float = 4.0, weight: float = 0.9) -> Method:
         labels, _ = classification.label_term(scope, weight=1 - hyper["weight"])
         return {**labels, "kd": term(values, weight=hyper["weight"])}, updates
 
-    hyper = {"temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, temperature=temperature, weight=weight)
 
 
 def dot(
@@ -70,12 +72,7 @@ def born_again(*, temperature: float = 1.0, weight: float = 0.5) -> Method:
         terms = {**labels, "previous": term(values, weight=scope.hyper["weight"])}
         return terms, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"temperature": temperature, "weight": weight},
-        memory={"previous": lambda params: params["student"]},
-    )
+    return one_phase(objective, memory=PREVIOUS, temperature=temperature, weight=weight)
 
 
 def data_partition(*, temperature: float = 1.0) -> Method:
@@ -103,12 +100,7 @@ def data_partition(*, temperature: float = 1.0) -> Method:
         values = softened_kl_divergence(student.logits, target, **soft)
         return {"kd": term(values)}, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"temperature": temperature},
-        memory={"previous": lambda params: params["student"]},
-    )
+    return one_phase(objective, memory=PREVIOUS, temperature=temperature)
 
 
 def reliable_generation(
@@ -139,9 +131,4 @@ def reliable_generation(
         previous = term(values, weight=hyper["weight"], couples=True, gathered=True)
         return {**labels, "previous": previous}, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"temperature": temperature, "weight": weight},
-        memory={"previous": lambda params: params["student"]},
-    )
+    return one_phase(objective, memory=PREVIOUS, temperature=temperature, weight=weight)

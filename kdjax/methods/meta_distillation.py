@@ -6,7 +6,7 @@ import optax
 
 from kdjax.losses._arrays import check_at_least_one, check_not_negative
 from kdjax.networks.token_mixer import token_mixer
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def meta_dmoe(
@@ -52,11 +52,7 @@ def meta_dmoe(
         values = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"][support:])
         return {"labels": term(values, couples=True)}, {}
 
-    return Method(
-        players={"aggregator": aggregator},
-        phases=(Phase(objective, ("student", "aggregator")),),
-        hyper={"inner_rate": inner_rate},
-    )
+    return one_phase(objective, {"aggregator": aggregator}, inner_rate=inner_rate)
 
 
 def adapted(features, params, target, *, rate):

@@ -4,7 +4,7 @@ import optax
 
 from kdjax.losses import softened_kl_divergence
 from kdjax.losses._arrays import check_fraction, check_positive
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def llm_modules(*, weight: float = 0.0, temperature: float = 1.0) -> Method:
@@ -29,18 +29,13 @@ def llm_modules(*, weight: float = 0.0, temperature: float = 1.0) -> Method:
             )
         given = {name: batch[name] for name in ("tokens", "source") if name in batch}
         student, model = scope.apply("student", given)
-        right = optax.softmax_cross_entropy_with_integer_labels(
-            student.logits[:, :-1], batch["tokens"][:, 1:]
-        )
+        ahead, words = student.logits[:, :-1], batch["tokens"][:, 1:]
+        right = optax.softmax_cross_entropy_with_integer_labels(ahead, words)
         terms = {"labels": term(right, weight=1 - share)}
         if "logits" in batch:
-            values = softened_kl_divergence(
-                student.logits[:, :-1],
-                batch["logits"][:, :-1],
-                temperature=scope.hyper["temperature"],
-            )
+            taught, temperature = batch["logits"][:, :-1], scope.hyper["temperature"]
+            values = softened_kl_divergence(ahead, taught, temperature=temperature)
             terms["kd"] = term(values, weight=share)
         return terms, {"model": {"student": model}}
 
-    hyper = {"weight": weight, "temperature": temperature}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, weight=weight, temperature=temperature)

@@ -10,7 +10,7 @@ from kdjax.losses import softened_kl_divergence, weighted_teachers_divergence
 from kdjax.losses._arrays import check_fraction, check_not_negative, check_positive
 from kdjax.methods import classification
 from kdjax.networks.mlp import multilayer_perceptron
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, Phase, one_phase, term
 
 
 def weighted_teachers(
@@ -43,12 +43,8 @@ def weighted_teachers(
         labels, _ = classification.label_term(scope, weight=1 - hyper["weight"])
         return {**labels, "kd": term(values, weight=hyper["weight"])}, updates
 
-    hyper = {
-        "temperature": temperature,
-        "weight": weight,
-        "weights": jnp.asarray([weights[name] for name in names], jnp.float32),
-    }
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    given = jnp.asarray([weights[name] for name in names], jnp.float32)
+    return one_phase(objective, temperature=temperature, weight=weight, weights=given)
 
 
 def dempster_fusion(
@@ -82,8 +78,7 @@ def dempster_fusion(
         labels, _ = classification.label_term(scope, weight=1 - hyper["weight"])
         return {**labels, "kd": term(values, weight=hyper["weight"])}, updates
 
-    hyper = {"reliability": reliability, "temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, reliability=reliability, temperature=temperature, weight=weight)
 
 
 def combined_evidence(teachers_logits, reliability):

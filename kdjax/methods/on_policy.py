@@ -12,7 +12,7 @@ from kdjax import signals
 from kdjax.losses import _arrays, clipped_policy_gradient, divergences, sequence, total_and_count
 from kdjax.losses._arrays import check_not_negative
 from kdjax.methods.sequence import inputs_of, label_totals, signal_of
-from kdjax.train.method import Method, Phase, Term
+from kdjax.train.method import Method, Term, one_phase
 
 
 def minillm(
@@ -61,8 +61,7 @@ def minillm(
         }
         return terms, {"model": {"student": model}}
 
-    hyper = {"label_weight": label_weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, label_weight=label_weight)
 
 
 def _answer_losses(scope, written, vocabulary, clip, discount):

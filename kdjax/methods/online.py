@@ -8,8 +8,10 @@ from kdjax.losses import reverse_kl_divergence, softened_kl_divergence
 from kdjax.losses._arrays import check_at_least_one, check_not_negative, check_positive
 from kdjax.methods import classification
 from kdjax.networks.mlp import multilayer_perceptron
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
+
+PEERS = ("student", "teacher")
 
 
 def mutual_learning(*, temperature: float = 1.0, weight: float = 1.0) -> Method:
@@ -29,8 +31,7 @@ def mutual_learning(*, temperature: float = 1.0, weight: float = 1.0) -> Method:
             terms[f"{name}_peer"] = term(values, weight=scope.hyper["weight"])
         return terms, updates
 
-    hyper = {"temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student", "teacher")),), hyper=hyper)
+    return one_phase(objective, trains=PEERS, temperature=temperature, weight=weight)
 
 
 def bd_kd(*, temperature: float = 4.0, weight: float = 1.0, raised: float = 2.0) -> Method:
@@ -62,8 +63,7 @@ def bd_kd(*, temperature: float = 4.0, weight: float = 1.0, raised: float = 2.0)
         weighted = {name: term(each, weight=hyper["weight"]) for name, each in values.items()}
         return {**terms, **weighted}, updates
 
-    hyper = {"temperature": temperature, "weight": weight, "raised": raised}
-    return Method(players={}, phases=(Phase(objective, ("student", "teacher")),), hyper=hyper)
+    return one_phase(objective, trains=PEERS, temperature=temperature, weight=weight, raised=raised)
 
 
 def _peers(scope):
@@ -98,9 +98,7 @@ def pesf_kd(
 
     def first(shapes):
         taught = shapes["teacher"]
-        feature, logits = taught.features[teacher_feature], {"logits": taught.logits}
-        pair = (teacher_feature, "logits")
-        return linear_projector({teacher_feature: feature}, logits, pair=pair), feature
+        return linear_player(taught.features[teacher_feature], taught.logits.shape[-1])
 
     def second(shapes):
         logits = shapes["teacher"].logits
@@ -119,8 +117,5 @@ def pesf_kd(
         terms = {"kd": term(values, weight=hyper["weight"]), "adapted_labels": term(right)}
         return {**labels, **terms}, {"model": {"student": model}}
 
-    return Method(
-        players={"adapter_in": first, "adapter_out": second},
-        phases=(Phase(objective, ("student", "adapter_in", "adapter_out")),),
-        hyper={"temperature": temperature, "weight": weight},
-    )
+    adapters = {"adapter_in": first, "adapter_out": second}
+    return one_phase(objective, adapters, temperature=temperature, weight=weight)

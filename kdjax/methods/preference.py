@@ -20,7 +20,7 @@ from kdjax.losses import (
 )
 from kdjax.losses._arrays import check_fraction, check_not_negative, check_positive
 from kdjax.methods.sequence import inputs_of, signal_of
-from kdjax.train.method import Method, Phase, Term, term
+from kdjax.train.method import Method, Term, one_phase, term
 
 
 def weighted_next_token() -> Method:
@@ -44,7 +44,7 @@ def weighted_next_token() -> Method:
         counted = rows["weight"] * jnp.sum(rows["mask"], axis=1)
         return {"labels": Term(jnp.sum(losses), jnp.sum(counted))}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def dpo(*, scale: float = 0.1) -> Method:
@@ -61,8 +61,7 @@ def dpo(*, scale: float = 0.1) -> Method:
         values = direct_preference(likelihoods, rows["reference"], scale=scope.hyper["scale"])
         return {"preference": term(values)}, {"model": {"student": model}}
 
-    hyper = {"scale": scale}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, scale=scale)
 
 
 def brio(*, margin: float = 0.1, label_weight: float = 1.0) -> Method:
@@ -84,8 +83,7 @@ def brio(*, margin: float = 0.1, label_weight: float = 1.0) -> Method:
         labels = dataclasses.replace(terms["labels"], weight=scope.hyper["label_weight"])
         return {"ranking": term(values), "labels": labels}, updates
 
-    hyper = {"label_weight": label_weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, label_weight=label_weight)
 
 
 def negative_calibrated(
@@ -125,12 +123,8 @@ def negative_calibrated(
         }
         return terms, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"weight": weight},
-        memory=dict.fromkeys(("positive", "negative"), lambda params: params["student"]),
-    )
+    memory = dict.fromkeys(("positive", "negative"), lambda params: params["student"])
+    return one_phase(objective, memory=memory, weight=weight)
 
 
 def _remembered(scope, name, rows):

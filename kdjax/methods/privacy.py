@@ -13,7 +13,7 @@ from kdjax.losses._arrays import (
 )
 from kdjax.networks.network import Network
 from kdjax.networks.prompted import ensemble
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def private_teachers(network: Network, *, copies: int, image, radius: float = 0.05) -> Method:
@@ -50,8 +50,7 @@ def private_teachers(network: Network, *, copies: int, image, radius: float = 0.
         worst = jax.tree.map(lambda p, s: p + scope.hyper["radius"] * s, own, step)
         return {"labels": term(losses(worst))}, {}
 
-    phase = Phase(objective, ("teachers",))
-    return Method(players={"teachers": teachers}, phases=(phase,), hyper={"radius": radius})
+    return one_phase(objective, {"teachers": teachers}, trains=("teachers",), radius=radius)
 
 
 def _unit_by_copy(tree):
@@ -95,15 +94,8 @@ def answered_queries(
         }
         return terms, {"model": {"student": model}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"weight": weight},
-        memory={
-            "answer": jnp.zeros(queries, jnp.int32),
-            "answered": jnp.zeros(queries, bool),
-        },
-    )
+    memory = {"answer": jnp.zeros(queries, jnp.int32), "answered": jnp.zeros(queries, bool)}
+    return one_phase(objective, memory=memory, weight=weight)
 
 
 def swing_distillation(
@@ -144,8 +136,9 @@ def swing_distillation(
         }
         return terms, {"model": {"student": model}}
 
-    hyper = {"hottest": hottest, "noise_budget": noise_budget, "label_weight": label_weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(
+        objective, hottest=hottest, noise_budget=noise_budget, label_weight=label_weight
+    )
 
 
 def swung_targets(teacher_logits, private, noise, *, hottest, noise_budget):

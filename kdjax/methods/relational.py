@@ -13,8 +13,8 @@ from kdjax.losses import (
 )
 from kdjax.losses._arrays import check_at_least_one, check_not_negative, check_positive
 from kdjax.methods import classification
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
 
 
 def relational(*, student_feature: str, teacher_feature: str, weight: float = 25.0) -> Method:
@@ -37,7 +37,7 @@ def relational(*, student_feature: str, teacher_feature: str, weight: float = 25
         labels, _ = classification.label_term(scope)
         return {**labels, "relational": relation}, updates
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper={"weight": weight})
+    return one_phase(objective, weight=weight)
 
 
 def rkd(
@@ -68,8 +68,7 @@ def rkd(
         }
         return {**labels, **relations}, updates
 
-    hyper = {"distance_weight": distance_weight, "angle_weight": angle_weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, distance_weight=distance_weight, angle_weight=angle_weight)
 
 
 def trg(
@@ -107,12 +106,9 @@ def trg(
 
     def head(side):
         def make(shapes):
-            given = shapes[side].features
-            wanted = {"wanted": jax.ShapeDtypeStruct((1, tokens, width), jnp.float32)}
-            some = given[features[side]]
-            some = jax.ShapeDtypeStruct((some.shape[0], tokens, some.shape[-1]), some.dtype)
-            pair = (features[side], "wanted")
-            return linear_projector({features[side]: some}, wanted, pair=pair), some
+            whole = shapes[side].features[features[side]]
+            some = jax.ShapeDtypeStruct((whole.shape[0], tokens, whole.shape[-1]), whole.dtype)
+            return linear_player(some, width)
 
         return make
 
@@ -143,11 +139,7 @@ def trg(
         }
         return {**labels, **terms}, updates
 
-    return Method(
-        players={f"{side}_head": head(side) for side in features},
-        phases=(Phase(objective, ("student", "student_head", "teacher_head")),),
-        hyper={"weight": weight},
-    )
+    return one_phase(objective, {f"{side}_head": head(side) for side in features}, weight=weight)
 
 
 def _drawn_places(keys, places, count):

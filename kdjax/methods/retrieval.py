@@ -17,7 +17,7 @@ from kdjax.losses._arrays import (
     check_positive,
 )
 from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 SIDES = ("query", "document")
 COUPLED = {"couples": True, "gathered": True}
@@ -39,7 +39,7 @@ def retrieval(*, joint: bool = False, binary: bool = False) -> Method:
         values = _balanced_entropy(scores) if binary else _own_entropy(scores)
         return {"labels": term(values, **COUPLED)}, {}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def retrieval_kd(*, temperature: float = 1.0, weight: float = 1.0) -> Method:
@@ -53,17 +53,12 @@ def retrieval_kd(*, temperature: float = 1.0, weight: float = 1.0) -> Method:
 
     def objective(scope):
         scores, hyper = _scores(*_encoded(scope, "student")), scope.hyper
-        taught = softened_kl_divergence(
-            scores, _cached_scores(scope), temperature=hyper["temperature"]
-        )
-        terms = {
-            "labels": term(_own_entropy(scores), **COUPLED),
-            "kd": term(taught, weight=hyper["weight"], **COUPLED),
-        }
-        return terms, {}
+        soft = {"temperature": hyper["temperature"]}
+        taught = softened_kl_divergence(scores, _cached_scores(scope), **soft)
+        kd = term(taught, weight=hyper["weight"], **COUPLED)
+        return {"labels": term(_own_entropy(scores), **COUPLED), "kd": kd}, {}
 
-    hyper = {"temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, temperature=temperature, weight=weight)
 
 
 def cross_to_bi_encoder(*, share: float = 0.5) -> Method:
@@ -81,14 +76,11 @@ def cross_to_bi_encoder(*, share: float = 0.5) -> Method:
         scores, share = _scores(*_encoded(scope, "student")), scope.hyper["share"]
         own = jnp.eye(len(scores), dtype=bool)
         gaps = jnp.square(scores - _cached_scores(scope))
-        weights = jnp.where(own, 1.0, 1 / len(scores))
-        terms = {
-            "labels": term(_balanced_entropy(scores), weight=share, **COUPLED),
-            "scores": term(jnp.sum(weights * gaps, axis=1), weight=1 - share, **COUPLED),
-        }
-        return terms, {}
+        apart = jnp.sum(jnp.where(own, 1.0, 1 / len(scores)) * gaps, axis=1)
+        labels = term(_balanced_entropy(scores), weight=share, **COUPLED)
+        return {"labels": labels, "scores": term(apart, weight=1 - share, **COUPLED)}, {}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper={"share": share})
+    return one_phase(objective, share=share)
 
 
 def lead(
@@ -146,12 +138,8 @@ def lead(
         }
         return terms, {"memory": {"layers": chosen}}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"weight": weight, "layer_weight": layer_weight},
-        memory={"layers": jnp.zeros(len(student_layers), jnp.int32)},
-    )
+    memory = {"layers": jnp.zeros(len(student_layers), jnp.int32)}
+    return one_phase(objective, memory=memory, weight=weight, layer_weight=layer_weight)
 
 
 def retrieval_hint(
@@ -187,11 +175,7 @@ def retrieval_hint(
         }
         return terms, {}
 
-    return Method(
-        players={"projector": projector},
-        phases=(Phase(objective, ("student", "projector")),),
-        hyper={"weight": weight, "hint_weight": hint_weight},
-    )
+    return one_phase(objective, {"projector": projector}, weight=weight, hint_weight=hint_weight)
 
 
 def prod(
@@ -251,9 +235,8 @@ def prod(
         }
         return terms, {}
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
+    return one_phase(
+        objective,
         memory={
             "candidates": jnp.zeros((1, candidates), jnp.int32),
             "initial": lambda params: params["student"],

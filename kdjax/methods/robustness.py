@@ -7,7 +7,7 @@ import optax
 from kdjax.losses import softened_kl_divergence
 from kdjax.losses._arrays import check_not_negative, check_positive
 from kdjax.networks.mlp import multilayer_perceptron
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 HEADS = ("clean_head", "robust_head")
 
@@ -30,10 +30,9 @@ def three_heads(*, temperature: float = 4.0, weight: float = 1.0, single: bool =
     check_not_negative(weight=weight)
 
     def head(shapes):
-        logits = shapes["student"].logits
-        return multilayer_perceptron(logits.shape[-1], widths=()), shapes["student"].features[
-            "embedding"
-        ]
+        student = shapes["student"]
+        network = multilayer_perceptron(student.logits.shape[-1], widths=())
+        return network, student.features["embedding"]
 
     def objective(scope):
         batch, hyper, terms = scope.batch["labelled"], scope.hyper, {}
@@ -44,8 +43,7 @@ def three_heads(*, temperature: float = 4.0, weight: float = 1.0, single: bool =
             terms[f"{name}_labels"] = term(right, weight=share)
             terms[f"{name}_kd"] = term(certain * values, weight=share * hyper["weight"])
 
-        views = ("perturbed",) if single else ("image", "perturbed")
-        for view, player in zip(views, HEADS, strict=False):
+        for view, player in zip(("image", "perturbed")[single:], HEADS, strict=False):
             trunk, _ = scope.apply("trunk", batch[view])
             student, _ = scope.apply("student", trunk.features["embedding"])
             taught = scope.apply("teacher", batch[view])[0].logits
@@ -57,9 +55,7 @@ def three_heads(*, temperature: float = 4.0, weight: float = 1.0, single: bool =
         return terms, {}
 
     players = {} if single else dict.fromkeys(HEADS, head)
-    hyper = {"temperature": temperature, "weight": weight}
-    phase = Phase(objective, ("student", *players))
-    return Method(players=players, phases=(phase,), hyper=hyper)
+    return one_phase(objective, players, temperature=temperature, weight=weight)
 
 
 def certainty(logits):

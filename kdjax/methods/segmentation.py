@@ -10,8 +10,8 @@ import optax
 
 from kdjax.losses import reliable_peer_divergence, softened_kl_divergence
 from kdjax.losses._arrays import check_at_least_one, check_not_negative, check_positive, unit
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
 
 PEERS = (("convolutional", "transformer"), ("transformer", "convolutional"))
 
@@ -44,11 +44,8 @@ def collaborative_segmentation(
 
     def projector(own, peer, level):
         def make(shapes):
-            feature = shapes[own].features[level]
-            width = shapes[peer].features[level].shape[-1]
-            wanted = jax.ShapeDtypeStruct((*feature.shape[:-1], width), feature.dtype)
-            pair = (level, "wanted")
-            return linear_projector({level: feature}, {"wanted": wanted}, pair=pair), feature
+            feature, taught = (shapes[name].features[level] for name in (own, peer))
+            return linear_player(feature, taught.shape[-1])
 
         return make
 
@@ -99,14 +96,13 @@ def collaborative_segmentation(
         for own, peer in PEERS
         for level in ("low", "high")
     }
-    return Method(
+    return one_phase(
+        objective,
+        trains=(*dict(PEERS), *players),
         players=players,
-        phases=(Phase(objective, (*dict(PEERS), *players)),),
-        hyper={
-            "pixel_weight": pixel_weight,
-            "region_weight": region_weight,
-            "low_weight": low_weight,
-        },
+        pixel_weight=pixel_weight,
+        region_weight=region_weight,
+        low_weight=low_weight,
     )
 
 

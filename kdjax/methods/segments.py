@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from kdjax.losses import info_nce
 from kdjax.losses._arrays import check_at_least_one, check_not_negative, check_positive, unit
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
 
 VIEWS = ("first_view", "second_view")
 COUPLED = {"couples": True, "gathered": True}
@@ -32,7 +32,7 @@ def point_contrast(*, feature: str, points: int = 8, temperature: float = 0.1) -
         values = info_nce(*scope.gather(drawn), temperature=temperature)
         return {"points": term(values, **COUPLED)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def fac(
@@ -60,10 +60,7 @@ def fac(
 
     def siamese(shapes):
         wide = shapes["student"].features[feature].shape[-1]
-        given = jax.ShapeDtypeStruct((1, wide), jnp.float32)
-        wanted = jax.ShapeDtypeStruct((1, width), jnp.float32)
-        pair = ("segments", "wanted")
-        return linear_projector({"segments": given}, {"wanted": wanted}, pair=pair), given
+        return linear_player(jax.ShapeDtypeStruct((1, wide), jnp.float32), width)
 
     def objective(scope):
         batch = scope.batch["views"]
@@ -93,11 +90,7 @@ def fac(
         }
         return terms, {"model": {"student": model}}
 
-    return Method(
-        players={"siamese": siamese},
-        phases=(Phase(objective, ("student", "siamese")),),
-        hyper={"segment_weight": segment_weight},
-    )
+    return one_phase(objective, {"siamese": siamese}, segment_weight=segment_weight)
 
 
 def segment_means(maps, segments, count: int):

@@ -13,7 +13,7 @@ from kdjax.losses import centred_cross_entropy
 from kdjax.losses._arrays import check_fraction, check_not_negative, check_positive
 from kdjax.networks.mlp import multilayer_perceptron
 from kdjax.networks.search_head import search_head
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 VIEWS = ("first_view", "second_view")
 NETWORKS = ("first", "second")
@@ -124,12 +124,13 @@ def mokd(
     players = {f"{name}_head": head(name) for name in NETWORKS}
     players |= {f"{name}_token_head": token_head(name) for name in NETWORKS}
     trained = (*NETWORKS, *players)
-    return Method(
+    return one_phase(
+        objective,
+        trains=trained,
         players=players,
-        phases=(Phase(objective, trained),),
-        hyper={"weight": weight},
         averages=dict.fromkeys(trained, decay),
         memory={
             f"{name}_{kind}_centre": jnp.zeros(prototypes) for name in NETWORKS for kind in HEADS
         },
+        weight=weight,
     )

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from kdjax import signals
 from kdjax.losses import divergences, sequence, total_and_count
 from kdjax.losses._arrays import check_fraction, check_positive
-from kdjax.train.method import Method, Phase, Term
+from kdjax.train.method import Method, Term, one_phase
 
 DIVERGENCES: Mapping[str, Callable[..., Any]] = {
     "adaptive_kl": divergences.adaptive_kl_of_log_probs,
@@ -194,7 +194,7 @@ def next_token(
         total = totals(terms, student, None, columns, (), per_shard)
         return {"labels": Term(*total)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def token_kd(
@@ -270,8 +270,8 @@ def token_kd(
         named = {name: Term(*pair, weight=shares[name]) for name, pair in found.items()}
         return named, {"model": {"student": model}}
 
-    hyper = {"temperature": temperature, "weight": weight, **hyperparameters}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    hyper: dict[str, Any] = {"temperature": temperature, "weight": weight, **hyperparameters}
+    return one_phase(objective, **hyper)
 
 
 def taid(
@@ -318,11 +318,8 @@ def taid(
         updates = {"model": {"student": model}, "memory": {"taid": after._asdict()}}
         return {"kd": Term(total, count)}, updates
 
-    return Method(
-        players={},
-        phases=(Phase(objective, ("student",)),),
-        hyper={"temperature": temperature},
-        memory={"taid": sequence.taid_start(start)._asdict()},
+    return one_phase(
+        objective, memory={"taid": sequence.taid_start(start)._asdict()}, temperature=temperature
     )
 
 
@@ -351,7 +348,7 @@ def self_evolution_kd(*, truth_weight: float = 0.5, vocabulary: int | None = Non
         terms = {"kd": Term(*total_and_count(values, where), couples=True)}
         return terms, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def teacher_signal(scope, rows, vocabulary, top_k, temperature):

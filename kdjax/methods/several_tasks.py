@@ -7,7 +7,7 @@ import optax
 
 from kdjax.losses import feature_cosine_distance, softened_kl_divergence
 from kdjax.losses._arrays import check_at_least_one, check_not_negative
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def sak(
@@ -58,5 +58,4 @@ def sak(
             terms[f"soft{t}"] = term(values, weight=scope.hyper["soft"])
         return terms, {"model": {"student": model}}
 
-    hyper = {"distilled": distilled, "soft": soft}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, distilled=distilled, soft=soft)

@@ -5,13 +5,15 @@ of a CTC), `mask` `[B, N]`, which of them there are, and `states` `[B, N, D]`, w
 of them.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
 from kdjax import losses
 from kdjax.losses import token_negative_log_likelihood
 from kdjax.losses._arrays import check_at_least_one, check_fraction
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def context_aware_ctc(*, weight: float = 0.3, transfer: bool = True) -> Method:
@@ -55,8 +57,8 @@ def context_aware_ctc(*, weight: float = 0.3, transfer: bool = True) -> Method:
             terms["states"] = term(apart, where=where.reshape(-1), weight=share)
         return terms, {"model": {"student": model}}
 
-    hyper = {"weight": weight} if transfer else {}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    hyper: dict[str, Any] = {"weight": weight} if transfer else {}
+    return one_phase(objective, **hyper)
 
 
 def autoregressive_prediction(*, ahead: int = 3) -> Method:
@@ -74,4 +76,4 @@ def autoregressive_prediction(*, ahead: int = 3) -> Method:
         values = jnp.sum(jnp.abs(frames[:, ahead:] - told), axis=-1)
         return {"frames": term(values)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)

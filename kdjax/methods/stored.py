@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kdjax.losses import soft_cross_entropy
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def stored_views(*, renormalised: bool = False) -> Method:
@@ -29,7 +29,7 @@ def stored_views(*, renormalised: bool = False) -> Method:
         values = soft_cross_entropy(student.logits, target)
         return {"stored": term(values)}, {"model": {"student": model}}
 
-    return Method(players={}, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective)
 
 
 def even_tail(log_probs, classes, log_tail, *, size):

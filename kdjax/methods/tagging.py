@@ -6,7 +6,7 @@ of them count.
 
 from kdjax.losses import token_negative_log_likelihood
 from kdjax.networks import Network
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def tagging(network: Network | None = None, *, inputs=None) -> Method:
@@ -25,4 +25,4 @@ def tagging(network: Network | None = None, *, inputs=None) -> Method:
         return {"labels": term(values, where=where)}, {"model": {"student": model}}
 
     players = {} if network is None else {"student": lambda shapes: (network, inputs)}
-    return Method(players=players, phases=(Phase(objective, ("student",)),))
+    return one_phase(objective, trains=("student",), players=players)

@@ -14,7 +14,7 @@ import optax
 
 from kdjax.losses import softened_kl_divergence
 from kdjax.losses._arrays import check_fraction, check_not_negative
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 
 def projected_tokens(points, table, tokens, *, special=2):
@@ -176,7 +176,7 @@ def _method(made, weight):
         return terms, {"model": {"student": model}}
 
     hyper = {} if made is None else {"weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, **hyper)
 
 
 def _both(scope, tokens):

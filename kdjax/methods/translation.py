@@ -15,7 +15,7 @@ from kdjax import losses
 from kdjax.losses._arrays import check_fraction, check_not_negative
 from kdjax.networks import adapters
 from kdjax.networks.projectors import PROJECTED, Projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.train.method import Method, one_phase, term
 
 INPUTS = ("tokens", "mask", "targets", "target_mask")
 
@@ -123,8 +123,10 @@ def a2d(
         return network, jax.ShapeDtypeStruct((1, length, length, heads), jnp.float32)
 
     trained = aligner == "trained"
-    return Method(
+    return one_phase(
+        objective,
+        trains=("student", "aligner") if trained else ("student",),
         players={"aligner": make} if trained else {},
-        phases=(Phase(objective, ("student", "aligner") if trained else ("student",)),),
-        hyper={"weight": weight, "attention_weight": attention_weight},
+        weight=weight,
+        attention_weight=attention_weight,
     )

@@ -7,8 +7,8 @@ import optax
 from kdjax.losses import fused_spatial_divergence, softened_kl_divergence
 from kdjax.losses._arrays import check_fraction, check_not_negative, check_positive
 from kdjax.methods import classification
-from kdjax.networks.projectors import PROJECTED, linear_projector
-from kdjax.train.method import Method, Phase, term
+from kdjax.networks.projectors import PROJECTED, linear_player
+from kdjax.train.method import Method, one_phase, term
 
 
 def deit(*, temperature: float = 1.0, weight: float = 0.5) -> Method:
@@ -22,8 +22,7 @@ def deit(*, temperature: float = 1.0, weight: float = 0.5) -> Method:
     """
     check_positive(temperature=temperature)
     check_fraction(weight=weight)
-    hyper = {"temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(_two_tokens, ("student",)),), hyper=hyper)
+    return one_phase(_two_tokens, temperature=temperature, weight=weight)
 
 
 def _two_tokens(scope):
@@ -63,10 +62,7 @@ def cumulative_spatial(
 
     def head(shapes):
         tokens = jax.eval_shape(_patches, shapes["student"].features["tokens"])
-        logits = shapes["teacher"].logits
-        wide = jax.ShapeDtypeStruct((*tokens.shape[:2], logits.shape[-1]), logits.dtype)
-        pair = ("tokens", "logits")
-        return linear_projector({"tokens": tokens}, {"logits": wide}, pair=pair), tokens
+        return linear_player(tokens, shapes["teacher"].logits.shape[-1])
 
     def objective(scope):
         terms, updates = _two_tokens(scope)
@@ -84,11 +80,7 @@ def cumulative_spatial(
         )
         return {**terms, "spatial": term(values, weight=scope.hyper["spatial"])}, updates
 
-    return Method(
-        players={"dense_head": head},
-        phases=(Phase(objective, ("student", "dense_head")),),
-        hyper={**base.hyper, "spatial": spatial},
-    )
+    return one_phase(objective, {"dense_head": head}, **{**base.hyper, "spatial": spatial})
 
 
 def _patches(tokens):
@@ -127,8 +119,7 @@ def path_distillation(
             "model": {"student": model}
         }
 
-    hyper = {"temperature": temperature, "weight": weight}
-    return Method(players={}, phases=(Phase(objective, ("student",)),), hyper=hyper)
+    return one_phase(objective, temperature=temperature, weight=weight)
 
 
 def averaged_positions(tokens, size):

@@ -105,6 +105,37 @@ def confident_noisy_max(rng, counts, *, threshold: float, sigma_threshold: float
     return highest > threshold, labels
 
 
+def answers_within(
+    rng,
+    counts,
+    *,
+    threshold: float,
+    sigma_threshold: float,
+    sigma: float,
+    target: float,
+    delta: float,
+):
+    """Queries to `confident_noisy_max` one by one, until the next would cost more than ε = `target`.
+
+    The accountant sees the votes: what was spent is itself not private.
+
+    Args:
+        rng: a NumPy generator.
+        counts: `[Q, C]` votes of the teachers.
+        threshold, sigma_threshold, sigma: of `confident_noisy_max`.
+
+    Returns:
+        (answered `bool[Q]`, labels `int[Q]`, the ε that was spent).
+    """
+    noises = {"threshold": threshold, "sigma_threshold": sigma_threshold, "sigma": sigma}
+    answered, labels = confident_noisy_max(rng, counts, **noises)
+    cost = threshold_rdp(counts, ORDERS, threshold=threshold, sigma=sigma_threshold)
+    cost += answered[:, None] * noisy_max_rdp(counts, ORDERS, sigma=sigma)
+    spent = np.array([epsilon(rdp, ORDERS, delta) for rdp in np.cumsum(cost, axis=0)])
+    within = spent <= target
+    return answered & within, labels, float(spent[within].max(initial=0.0))
+
+
 def threshold_rdp(counts, orders, *, threshold: float, sigma: float):
     """What it costs to say whether max n + N(0, σ²) > T, given the votes. `[Q, A]`.
 

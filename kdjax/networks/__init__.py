@@ -62,6 +62,7 @@ from kdjax.networks.points import field_decoder, point_encoder
 from kdjax.networks.projectors import (
     convolution_projector,
     identity_projector,
+    linear_player,
     linear_projector,
 )
 from kdjax.networks.prompted import ensemble, visual_prompt

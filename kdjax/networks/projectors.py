@@ -72,6 +72,23 @@ def linear_projector(student, teacher, *, pair, use_bias=True, **options) -> Net
     return adapters.from_linen(module, features=(PROJECTED,))
 
 
+def linear_player(feature, width: int):
+    """A method's player that maps the last axis of a feature `[B, ..., S]` to `width`.
+
+    Args:
+        feature: the array or the shape that it is initialised with.
+        width: T of `features["projected"]` `[B, ..., T]`.
+
+    Returns:
+        (network, feature), see `kdjax.train.Method.players`.
+
+    >>> from kdjax.networks import output_shapes
+    >>> output_shapes(*linear_player(jnp.zeros((1, 3)), 5)).features["projected"].shape
+    (1, 5)
+    """
+    return adapters.from_linen(Projector(width), features=(PROJECTED,)), feature
+
+
 def convolution_projector(student, teacher, *, pair, batch_norm=True, **options) -> Network:
     """A 1x1 convolution of maps, `[B, H, W, S] -> [B, H, W, T]`, with batch statistics by default.
 

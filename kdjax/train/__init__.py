@@ -19,6 +19,7 @@ from kdjax.train.method import Method as Method
 from kdjax.train.method import Phase as Phase
 from kdjax.train.method import Term as Term
 from kdjax.train.method import join as join
+from kdjax.train.method import one_phase as one_phase
 from kdjax.train.method import term as term
 from kdjax.train.partition import restrict as restrict
 from kdjax.train.partition import split as split

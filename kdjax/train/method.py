@@ -75,6 +75,26 @@ class Method(NamedTuple):
     memory: Mapping[str, Any] = {}
 
 
+def one_phase(
+    objective: Objective,
+    players: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    trains: tuple[str, ...] | None = None,
+    averages: Mapping[str, Callable[..., Any]] | None = None,
+    memory: Mapping[str, Any] | None = None,
+    **hyper: Any,
+) -> Method:
+    """A method that updates all it trains together: the student and the method's own players by default.
+
+    >>> from kdjax.methods.supervised import supervised
+    >>> supervised().phases[0].trains
+    ('student',)
+    """
+    players = players or {}
+    phase = Phase(objective, ("student", *players) if trains is None else trains)
+    return Method(players, (phase,), hyper, averages or {}, memory or {})
+
+
 def join(*methods: Method) -> Method:
     """One method that minimises the terms of several in one update.
 

@@ -1,6 +1,9 @@
 """Canvases: pixels are labelled as drawn; segments partition an image, and the inner ones are ahead."""
 
+import types
+
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments.studies import _canvases as canvases
 from kdjax.data import sources
@@ -21,3 +24,16 @@ def test_canvases_label_the_pixels_of_their_digit_and_find_it_inside():
     assert parts.min() >= 0 and parts.max() < 4 and (ahead.sum(1) == 1).all()
     inside = np.take_along_axis(ahead, parts.reshape(12, -1), axis=1).reshape(parts.shape)
     assert (drawn.mask[inside] > 0).mean() > 0.6 > 2 * (drawn.mask > 0).mean()
+
+
+def test_prepared_canvases_are_split_as_the_options_say():
+    images = np.full((20, 8, 8, 1), 200, np.uint8)
+    source = sources.load_arrays(name="boxes", image=images, label=np.arange(20) % 4)
+    options = {"images": 10, "held": 9, "size": 14, "digit_size": 8, "digits": 3}
+    parts = canvases.prepare(types.SimpleNamespace(source=source, options=ConfigDict(options)))
+    assert {part: len(own.image) for part, own in parts.items()} == {
+        "train": 10, "validation": 3, "test": 6
+    }  # fmt: skip
+    whole = canvases.draw(source, 19, 14, digit_size=8, digits=3)
+    np.testing.assert_array_equal(parts["test"].mask, whole.mask[13:])
+    assert parts["train"].shape.shape == (1, 14, 14, 1)

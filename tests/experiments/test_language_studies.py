@@ -3,7 +3,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.studies import language, speech, spelling, tagging
+from experiments.studies import _strips, language, spelling, tagging
 
 
 def test_retrieved_drafts_read_the_chunks_that_share_most_with_the_end_and_the_end_itself():
@@ -20,14 +20,6 @@ def test_retrieved_drafts_read_the_chunks_that_share_most_with_the_end_and_the_e
     np.testing.assert_array_equal(targets[0], tokens[19:21])
 
 
-def test_neighbouring_context_labels_every_character_by_its_token():
-    source = 'if x1 >= 20:  # why\n    y = "a\\n" + f(z)\n'
-    tokens, labels = tagging._labelled(source, len(source))
-    assert "".join(map(chr, tokens[0])) == source
-    shown = "".join('_nkod"#'[kind] if kind else " " for kind in labels[0])
-    assert shown == "kk nn oo ddo  ##### " + '    n o """"" o nono '
-
-
 def test_verified_labels_are_those_of_windows_with_enough_right_ones():
     labels = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [5, 5, 5, 5]])
     said = np.array([[1, 2, 3, 0], [1, 0, 0, 0], [0, 5, 5, 5]])
@@ -37,22 +29,15 @@ def test_verified_labels_are_those_of_windows_with_enough_right_ones():
     assert kept.tolist() == [0, 2]
 
 
-def test_spelling_rules_spoil_a_word_each_in_its_own_way():
-    assert [spelling._spoiled("caching", rule) for rule in range(7)] == [
-        "caching", "cacching", "cching", "cahcing", "ceching", "cachings", "kakhing",
-    ]  # fmt: skip
-    assert spelling._spoiled("by", 2) == "by"
-    options = ConfigDict({"length": 8, "spoiled": 1.0, "windows_read": 9})
-    words = ["caching", "dog", "cat"] * 20
-    rows = spelling._windows(words, options, np.random.default_rng(0))
-    assert rows["tokens"].shape == (9, 8)
-    assert ((rows["labels"] > 0) <= rows["ends"]).all() and (rows["labels"] > 0).sum() > 8
-    perfect = rows["labels"][None]
-    assert spelling._f_half(perfect, rows) == 1
+def test_spelling_rules_count_the_right_rule_at_the_right_word():
+    rows = {"labels": np.array([[1, 0]]), "mask": np.ones((1, 2), bool)}
+    assert spelling._f_half(rows["labels"][None], rows) == 1
     # Twice as many are said as are right: precision 1/2, recall 1.
-    both = {"labels": np.array([[1, 0]]), "ends": np.ones((1, 2), bool)}
-    np.testing.assert_allclose(spelling._f_half(np.array([[[1, 2]]]), both), 1.25 * 0.5 / 1.125)
+    np.testing.assert_allclose(spelling._f_half(np.array([[[1, 2]]]), rows), 1.25 * 0.5 / 1.125)
 
 
 def test_transcribed_strips_are_scored_by_collapsed_paths():
-    assert speech._collapsed([0, 3, 3, 0, 3, 5, 5]) == [3, 3, 5]
+    assert _strips._collapsed([0, 3, 3, 0, 3, 5, 5]) == [3, 3, 5]
+    best = np.array([[[0, 3, 3, 0, 3, 5, 5], [1, 1, 0, 0, 2, 0, 0]]])
+    labels = np.array([[3, 3, 5], [1, 4, 0]])
+    np.testing.assert_allclose(_strips.error_rate(np.eye(6)[best], labels), [1 / 5])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import logits, measured
 from experiments import setup, study, tuning
@@ -23,9 +24,8 @@ NET = networks.multilayer_perceptron(widths=(4,), classes=2)
 
 
 def bench(workdir, grid=None):
-    config = measured.study(
-        "anything", ["plain", "other"], {}, options={}, data="drawn points", grid=grid
-    )
+    rows = {**measured.each(measured.FIXED, "plain", "other"), **(grid or {})}
+    config = measured.study("anything", rows, {}, options={}, data="drawn points")
     config.run.seeds = 3
     return study.Bench(setup.open_run(config, workdir, "drawn points"), None, {})
 
@@ -37,10 +37,10 @@ def fitted(own, name="plain", **changes):
     return own.fit(name, supervised(), {"student": NET}, inputs, data, **settings)
 
 
-def right(state):
-    given = study.predict(NET, state.params["student"], X, batch=10)
-    assert given.logits.shape == (len(state.step), 64, 2)
-    return np.mean(np.argmax(np.asarray(given.logits), -1) == Y, axis=1)
+def right(trained):
+    given = trained.outputs(X, batch=10)
+    assert given.logits.shape == (len(trained.seeds), 64, 2)
+    return study.right(given.logits, Y)
 
 
 def test_fit_trains_every_seed_and_adds_up_the_cost_of_a_rows_parts(tmp_path):
@@ -66,13 +66,56 @@ def test_fit_goes_on_from_what_it_was_given_and_from_a_finished_run(tmp_path):
 
 def test_fit_chooses_the_setting_with_the_best_score(tmp_path):
     own = bench(tmp_path, grid={"plain": {tuning.RATE: (0.0, 1.0)}})
-    state = fitted(own, score=lambda state, seeds: right(state))
-    assert (right(state) > 0.85).all()
-    worst = fitted(own, "other", score=lambda state, seeds: -right(state))
+    assert (right(fitted(own, score=right)) > 0.85).all()
+    worst = fitted(own, "other", score=lambda trained: -right(trained))
     assert (right(worst) > 0.85).all(), "a row without a grid is trained as it is"
     own = bench(tmp_path / "worst", grid={"plain": {tuning.RATE: (0.0, 1.0)}})
-    stays = fitted(own, score=lambda state, seeds: -right(state))
+    stays = fitted(own, score=lambda trained: -right(trained))
     assert (right(stays) < 0.85).any()
+
+
+def test_steps_batch_and_rate_are_the_parts_own_or_the_recipes(tmp_path):
+    own = bench(tmp_path)
+    own.run.config.run.options = ConfigDict(
+        {"steps": 60, "batch": 16, "rate": 0.03, "one_steps": 7}
+    )
+    by_recipe = dict.fromkeys(("steps", "batch", "rate"))
+    assert fitted(own, "plain/one", **by_recipe).state.step.tolist() == [7] * 3
+    assert fitted(own, "plain/two", **{**by_recipe, "steps": 5}).state.step.tolist() == [5] * 3
+    other = fitted(own, "other", **by_recipe)
+    told = fitted(bench(tmp_path / "told"), "other")
+    jax.tree.map(np.testing.assert_array_equal, other.params, told.params)
+
+
+def test_compare_measures_every_row_with_its_own_changes(tmp_path):
+    own, parts = bench(tmp_path, grid={"plain": {tuning.RATE: (0.0, 1.0)}}), []
+    inputs = jax.ShapeDtypeStruct((1, 3), jnp.float32)
+
+    def measure(trained, part):
+        parts.append(part)
+        return right(trained)
+
+    found = own.compare(
+        {"plain": supervised(), "other": {"method": supervised(), "rate": 0.0}}, {"student": NET}, inputs,
+        {"labelled": {"image": X, "label": Y}}, measure=measure, steps=60, batch=16, rate=0.03,
+    )  # fmt: skip
+    assert (found["plain"] > 0.85).all() and (found["other"] < 0.85).any()
+    assert parts.count("test") == 2 and parts.count("validation") > 2
+
+
+def test_seeds_begin_with_shared_parameters_and_see_examples_of_their_own(tmp_path):
+    own = bench(tmp_path)
+    first = fitted(own, seeds=[0])
+    stays = fitted(own, "other", steps=1, rate=0.0, start=study.shared({"student": first.frozen}))
+    for params in range(3):
+        jax.tree.map(
+            lambda x, y, s=params: np.testing.assert_array_equal(x[s], y),
+            stays.params["student"], first.frozen,
+        )  # fmt: skip
+    columns = {"number": np.arange(12).reshape(3, 4)}
+    for examples, expected in ((None, [8, 9, 10, 11]), (lambda seed: np.array([seed]), [10])):
+        stream = study.stream_of_seeds(columns, 2, examples)
+        assert stream.resident["number"][stream.plan.examples_of(2)].tolist() == expected
 
 
 def test_predict_and_studies_are_found_by_name():
@@ -99,19 +142,19 @@ def test_a_stop_asked_for_in_the_last_chunk_of_a_fit_ends_the_run_before_the_nex
     before = signal.signal(signal.SIGTERM, setup._remember_stop)
     try:
         own = bench(tmp_path, grid)
-        fitted(own, score=lambda state, seeds: os.kill(os.getpid(), signal.SIGTERM) or right(state))
+        fitted(own, score=lambda trained: os.kill(os.getpid(), signal.SIGTERM) or right(trained))
         for name in ("other", "plain/two"):
             with pytest.raises(Stopped, match="before"):
-                fitted(own, name, score=lambda state, seeds: right(state))
+                fitted(own, name, score=right)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not (tmp_path / "tuning.json").exists()
     monkeypatch.setattr(setup, "_stop_asked", False)
-    assert fitted(bench(tmp_path, grid)).step.tolist() == [60] * 3
+    assert fitted(bench(tmp_path, grid)).state.step.tolist() == [60] * 3
 
 
 def test_with_own_heads_every_seed_is_told_what_its_own_head_says(tmp_path):
-    config = measured.study("anything", ["teacher"], {}, options={}, data="drawn points")
+    config = measured.study("anything", {"teacher": {}}, {}, options={}, data="drawn points")
     config.run.seeds = 2
     own = study.Bench(setup.open_run(config, tmp_path, "drawn points"), None, {})
     rng, label = np.random.default_rng(1), np.arange(60) % 2

@@ -1,4 +1,4 @@
-"""What studies make of images and of text: sizes, splits, windows, contours, views that come again."""
+"""What studies make of images and of text: sizes, splits, windows, views that come again."""
 
 import types
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.studies import _characters as characters
 from experiments.studies import _images as images
-from experiments.studies import contours, patches, robustness, routing, stored
+from experiments.studies import patches, routing, stored
 from kdjax.data import sources
 
 RNG = np.random.default_rng(0)
@@ -36,12 +36,26 @@ def test_prepared_images_are_normalised_and_streamed_by_part():
     assert set(few[0]) <= set(data.parts.train)
     perfect = np.eye(10)[data.label[data.parts.test]]
     wrong = np.roll(perfect, 1, axis=1)
-    found = data.accuracy(lambda x: np.stack([perfect, wrong]))
+    found = data.right(lambda x: np.stack([perfect, wrong]))
     np.testing.assert_array_equal(found, [1, 0])
+    low = data.only(data.label < 3).parts
+    assert set(data.label[low.train]) == {0, 1, 2} and set(low.test) < set(data.parts.test)
+
+
+def test_gaussian_images_lie_about_the_mean_of_their_class():
+    data = images.prepare(types.SimpleNamespace(source=sources.load_tfds("digits")))
+    image, label = images.gaussians(np.random.default_rng(0), data, 2000, 5)
+    assert image.shape == (2000, 8, 8, 1) and np.bincount(label).tolist() == [200] * 10
+    for c in range(10):
+        own = data.image[data.parts.train[data.label[data.parts.train] == c]]
+        assert np.abs(image[label == c].mean(0) - own.mean(0)).max() < 0.2
+        drawn = image[label == c].reshape(200, -1)
+        spread = np.linalg.svd(drawn - drawn.mean(0))[1]
+        assert spread[5:].max() < 0.5 * spread[4], "five components, and what the clipping adds"
 
 
 def test_windows_of_characters_come_from_disjoint_documents():
-    rows = characters.windows(16, train=50, test=20)
+    rows = characters.windows(16, train=50, held=20)
     assert rows["train"].shape == (50, 16) and rows["test"].shape == (20, 16)
     assert rows["train"].min() >= 0 and rows["train"].max() < characters.MASK
     assert (
@@ -66,29 +80,6 @@ def test_the_loss_of_characters_counts_what_is_kept():
     np.testing.assert_allclose(characters.loss(logits, targets, where), expected, rtol=1e-5)
 
 
-def disc(radius, side=28):
-    x, y = np.meshgrid(*[np.linspace(-1, 1, side)] * 2)
-    return np.clip(0.5 + (radius - np.hypot(x, y)) * 6, 0, 1)
-
-
-def test_contours_of_a_disc_are_its_circle():
-    points, count = contours._contours(np.stack([disc(0.5), disc(0.7)]), 90)
-    for radius, row, number in zip((0.5, 0.7), points, count, strict=True):
-        np.testing.assert_allclose(np.hypot(*row[:number].T), radius, atol=0.02)
-        np.testing.assert_array_equal(row[number:], np.tile(row[0], (90 - number, 1)))
-    assert count[0] < count[1] <= 90
-
-
-def test_sampled_queries_have_the_distance_to_the_whole_contour():
-    points, count = contours._contours(disc(0.5)[None], 90)
-    example = {"contour": jnp.asarray(points[0]), "count": jnp.asarray(count[0])}
-    one, other = (contours._sampling(12, 40, 0.1)(jax.random.key(seed), example) for seed in (0, 1))
-    assert one["points"].shape == (12, 2) and not np.array_equal(one["points"], other["points"])
-    true = np.abs(np.hypot(*np.asarray(one["queries"]).T) - 0.5)
-    np.testing.assert_allclose(one["distances"], true, atol=0.06)
-    assert np.median(one["distances"][:20]) < 0.15 < np.median(one["distances"][20:])
-
-
 def test_a_view_comes_again_by_its_seed_and_mixes_two_examples():
     image = jnp.asarray(RNG.random((5, 6, 6, 1)).astype(np.float32))
     view = jax.jit(lambda e, s: stored._seeded_view(image, e, s, shift=1, mixed=0.4))
@@ -97,26 +88,6 @@ def test_a_view_comes_again_by_its_seed_and_mixes_two_examples():
     assert float(jnp.abs(view(2, 3) - view(1, 3)).max()) > 0.05
     alone = stored._seeded_view(image, 2, 3, shift=0, mixed=0.0)
     np.testing.assert_allclose(alone, image[2], atol=1e-6)
-
-
-def test_perturbed_images_are_noisy_shifted_or_blurred():
-    image = jnp.asarray(RNG.random((6, 6, 1)).astype(np.float32))
-
-    def one(kind, seed=0):
-        key = jax.random.key(seed)
-        return np.asarray(robustness._perturbed(key, image, noise=0.5, shift=2, kind=kind))
-
-    blurred = one("blur")
-    np.testing.assert_allclose(blurred[2, 3], image[1:4, 2:5].mean((0, 1)), rtol=1e-5)
-    assert 0.3 < np.std(one("noise") - image) < 0.7
-    shifts = [
-        np.pad(image, ((2, 2), (2, 2), (0, 0)))[i : i + 6, j : j + 6]
-        for i in range(5)
-        for j in range(5)
-    ]
-    assert any(np.array_equal(one("shift", 3), each) for each in shifts)
-    drawn = {one(None, seed).tobytes() for seed in range(12)}
-    assert blurred.tobytes() in drawn and len(drawn) > 5
 
 
 def test_paths_that_help_are_kept():

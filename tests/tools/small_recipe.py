@@ -5,9 +5,7 @@ from configs import measured
 
 def get_config(arg=""):
     del arg
-    config = measured.classification(
-        rows={}, grid={}, claims={"kd": measured.claim("kd", over=["alone"])}
-    )
+    config = measured.classification(rows={}, claims={"kd": measured.claim("kd", over=["alone"])})
     measured.shrink(config)
     run = config.run
     run.steps, run.teacher.steps = 20, 20

@@ -4,19 +4,21 @@
     python -m tools.catalogue run NAME [--data DIR] [--again]
     python -m tools.catalogue run --all [--budget 90m] [--data DIR]
     python -m tools.catalogue table
-    python -m tools.catalogue cost NAME [NAME ...]
+    python -m tools.catalogue cost [NAME ...]
 
 NAME is a row's id or command name; DIR holds the raw data sets, each in a folder of its name. `list
 --json` without a file prints the rows. `run` measures a row in runs/catalogue/NAME and stores it in
 configs/catalogue.jsonl; a row that has numbers must give the same ones again under the same conditions,
 and `--again` trains everything anew. `run --all` goes on with the rows that have none. `table` writes
-configs/README.md. `cost` counts code lines.
+configs/README.md. `cost` counts the code lines of a row's method, recipe, tests and study; of all rows
+and their medians where none is named.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import median
 
 from kdjax.report import files
 from tools.catalogue import cost, rows, run, table
@@ -56,7 +58,7 @@ def parse(argv):
     writing = commands.add_parser("table", help="write configs/README.md")
     writing.add_argument("--out", metavar="FILE", help="write there instead")
     counting = commands.add_parser("cost", help="count code lines")
-    counting.add_argument("names", nargs="+", metavar="NAME")
+    counting.add_argument("names", nargs="*", metavar="NAME")
     for each in (listing, running, writing, counting):
         each.add_argument("--catalogue", default=rows.PATH, metavar="FILE", help="other rows")
     flags = parser.parse_args(argv)
@@ -104,10 +106,15 @@ def write_table(flags, catalogue) -> int:
 
 def count(flags, catalogue) -> int:
     there = rows.load(catalogue)
-    for name in flags.names:
-        row = rows.find(there, name)
-        lines = cost.cost(row)
-        print(f"{row['command_name']}: " + ", ".join(f"{n} {part}" for part, n in lines.items()))
+    found = cost.costs(there)
+    names = [rows.find(there, name)["command_name"] for name in flags.names] or list(found)
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"no recipe to count: {', '.join(missing)}")
+    for name in names:
+        print(f"{name}: " + ", ".join(f"{part} {n}" for part, n in found[name].items()))
+    if len(names) > 1:
+        medians = {part: median(found[name][part] for name in names) for part in found[names[0]]}
+        print(f"median of {len(names)}: " + ", ".join(f"{p} {n:g}" for p, n in medians.items()))
     return 0
 
 

@@ -96,3 +96,27 @@ def test_a_composition_draws_apart_and_keeps_the_rest():
 def test_bad_arguments_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_blurred_pixel_is_the_mean_around_it_and_the_edge_is_repeated():
+    image = np.asarray(IMAGE, np.float32)
+    blurred = augment.box_blur()(None, {"image": jnp.asarray(image), "label": 1})
+    assert blurred["label"] == 1
+    np.testing.assert_allclose(blurred["image"][2, 3], image[1:4, 2:5].mean((0, 1)), rtol=1e-5)
+    corner = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")[:3, :3].mean((0, 1))
+    np.testing.assert_allclose(blurred["image"][0, 0], corner, rtol=1e-5)
+
+
+def test_one_of_functions_is_drawn_equally_often():
+    image = jnp.asarray(IMAGE, jnp.float32)
+    ways = [augment.additive_noise(0.5), augment.random_crop(2), augment.box_blur()]
+    got = views(augment.one_of(*ways), image)
+    blurred = np.asarray(ways[2](None, {"image": image})["image"])
+    padded = np.pad(np.asarray(image), ((2, 2), (2, 2), (0, 0)))
+    shifts = np.stack([padded[i : i + 6, j : j + 5] for i in range(5) for j in range(5)])
+    of_blur = np.isclose(got, blurred, rtol=1e-5).all((1, 2, 3))
+    of_shift = (got[:, None] == shifts[None]).all((2, 3, 4)).any(1)
+    noise = got[~of_blur & ~of_shift] - np.asarray(image)
+    assert 0.45 < noise.std() < 0.55
+    for share in (of_blur.mean(), of_shift.mean()):
+        assert abs(share - 1 / 3) < 0.08

@@ -199,3 +199,13 @@ def test_opening_draws_from_the_easiest_part_first_and_from_all_in_the_second_ha
     np.testing.assert_array_equal(rows[5], plan.indices(0, 5))
     with pytest.raises(ValueError, match="steps and parts"):
         plans.opening(0)
+
+
+def test_batches_of_one_group_hold_different_examples_of_a_drawn_group():
+    groups = np.array([0, 1, 2, 1, 2, 1, 2, 1, 7])
+    plan = plans.IndexPlan(np.arange(1, 8), 3, plans.one_group(groups))
+    rows = plan.chunk(0, 0, 30)
+    assert {tuple(np.unique(groups[row])) for row in rows} == {(1,), (2,)}
+    assert all(len(set(row)) == 3 for row in rows.tolist())
+    np.testing.assert_array_equal(rows[5], plan.indices(0, 5))
+    assert (rows != plan.chunk(1, 0, 30)).any()

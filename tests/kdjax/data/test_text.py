@@ -184,3 +184,14 @@ def test_prompts_are_of_one_document_and_written_rows_end_where_the_text_does():
     assert written["targets"].tolist() == whole[:, 1:].tolist()
     # The end token of the prompt is not that of the answer.
     assert written["mask"].astype(int).tolist() == [[0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
+
+
+def test_bags_count_the_trigrams_of_a_line_on_a_log_scale():
+    bags = text.trigram_bags(["aaaa", "ab", "AB"], 1024)
+    # " aa", "aaa" twice, "aa ": counts on a log scale, of the length of the root of 1024.
+    counts = np.log1p([1, 1, 2])
+    np.testing.assert_allclose(
+        np.sort(bags[0])[-3:], 32 * counts / np.linalg.norm(counts), rtol=1e-6
+    )
+    np.testing.assert_array_equal(bags[1], bags[2])
+    np.testing.assert_allclose(np.linalg.norm(bags, axis=1), 32, rtol=1e-6)

@@ -5,7 +5,7 @@ import numpy as np
 from kdjax.methods import feedback
 
 
-def test_comd_asks_half_about_what_the_student_fails_on():
+def test_competitive_choice_asks_half_about_what_the_student_fails_on():
     truth = np.array([0, 1, 0, 1])
     sure, unsure = np.array([8.0, -8.0]), np.zeros(2)
     teacher = np.stack([sure, -sure, sure, unsure])

@@ -27,6 +27,12 @@ def codes(params, points):
     return dense(params["out"], hidden.max(1))
 
 
+def decoded(params, x, last):
+    for name in ("dense1", "dense2"):
+        x = np.maximum(dense(params[name], x), 0)
+    return dense(params[last], x)
+
+
 def first_step(method):
     shapes = {"student": networks.output_shapes(ENCODER, BATCH["points"][:1])}
     decoder, shape = method.players["decoder"](shapes)
@@ -44,9 +50,7 @@ def test_implicit_autoencoder_is_the_absolute_error_of_the_field():
     params, metrics, after = first_step(methods.implicit_autoencoder(hidden=4))
     code = codes(params["student"], BATCH["points"])
     x = np.concatenate([BATCH["queries"], np.repeat(code[:, None], 5, axis=1)], axis=-1)
-    for name in ("dense1", "dense2"):
-        x = np.maximum(dense(params["decoder"][name], x), 0)
-    field = dense(params["decoder"]["out"], x)[..., 0]
+    field = decoded(params["decoder"], x, "out")[..., 0]
     total, count = metrics["field"]
     np.testing.assert_allclose(total / count, np.abs(field - BATCH["distances"]).mean(), rtol=1e-5)
     for player in ("student", "decoder"):
@@ -56,10 +60,8 @@ def test_implicit_autoencoder_is_the_absolute_error_of_the_field():
 
 def test_chamfer_autoencoder_rebuilds_the_points():
     params, metrics, _ = first_step(methods.chamfer_autoencoder(points=7, hidden=4))
-    x = codes(params["student"], BATCH["points"])
-    for name in ("dense1", "dense2"):
-        x = np.maximum(dense(params["decoder"][name], x), 0)
-    made = dense(params["decoder"]["head"], x).reshape(4, 7, 2)
+    code = codes(params["student"], BATCH["points"])
+    made = decoded(params["decoder"], code, "head").reshape(4, 7, 2)
     expected = []
     for a, b in zip(made, BATCH["points"], strict=True):
         square = ((a[:, None] - b[None]) ** 2).sum(-1)

@@ -26,7 +26,7 @@ def stepped(frozen=FROZEN, steps=1, **changes):
     return state, seen
 
 
-def test_only_the_targets_class_is_read():
+def test_target_assisted_gan_reads_only_the_targets_class():
     hot = {**FROZEN["target"], "head": jax.tree.map(lambda x: 7 * x, FROZEN["target"]["head"])}
     ends = [stepped(frozen)[0].params for frozen in (FROZEN, {"target": hot})]
     assert_close(*ends, atol=0)
@@ -37,7 +37,7 @@ def test_only_the_targets_class_is_read():
     assert max(jax.tree.leaves(gap)) > 1e-5
 
 
-def test_the_classes_wait_for_the_warm_up():
+def test_target_assisted_gan_lets_the_classes_wait_for_the_warm_up():
     with_classes, without = (stepped(steps=2, warmup=w)[0].params["critic"] for w in (0, 2))
     never = stepped(steps=2, weight=0.0, warmup=0)[0].params["critic"]
     assert_close(without, never, atol=0)
@@ -45,7 +45,7 @@ def test_the_classes_wait_for_the_warm_up():
     assert max(jax.tree.leaves(gap)) > 1e-5
 
 
-def test_what_a_generator_makes_depends_on_the_class_and_stays_in_range():
+def test_conditional_generator_makes_what_depends_on_the_class_and_stays_in_range():
     network, shapes = label_only.conditional_generator(CLASSES, **MADE)
     params = network.init(jax.random.key(0), shapes)["params"]
     noise = 3 * jax.random.normal(jax.random.key(1), (3, 5))

@@ -23,7 +23,7 @@ def features(net, params):
     return net.apply({"params": params}, LABELLED["image"], train=False, rngs={})[0].features
 
 
-def test_every_path_is_taught_its_own_teacher_and_the_stem_their_mean():
+def test_sak_teaches_every_path_by_its_own_teacher_and_the_stem_by_their_mean():
     for averaged, paths in ((False, 2), (True, 0)):
         student = side_paths((5, 3), paths=paths, levels=2, width=8, hidden=8, teacher_width=8)
         method = several_tasks.sak(teachers=("one", "two"), levels=2, averaged=averaged)

@@ -83,6 +83,25 @@ def test_confident_noisy_max_answers_as_often_as_its_noise_says():
     assert abs(np.corrcoef(answered, labels == 0)[0, 1]) < 0.03, "the two draws are independent"
 
 
+def test_answers_end_where_the_next_would_cost_more_than_the_target():
+    counts = np.random.default_rng(0).multinomial(40, [0.8, 0.1, 0.1], size=60)
+    noises = {"threshold": 24.0, "sigma_threshold": 6.0, "sigma": 4.0}
+
+    def within(target):
+        rng = np.random.default_rng(1)
+        return privacy.answers_within(rng, counts, **noises, target=target, delta=1e-3)
+
+    answered, labels = privacy.confident_noisy_max(np.random.default_rng(1), counts, **noises)
+    spent = within(1e6)[2]
+    for target in (0.5 * spent, spent, 1e6):
+        some, same, cost = within(target)
+        np.testing.assert_array_equal(same, labels)
+        last = np.flatnonzero(some).max() + 1
+        np.testing.assert_array_equal(some[:last], answered[:last])
+        assert cost <= target and (last < len(counts) or target >= spent)
+    assert within(0.01)[2] <= 0.01
+
+
 def test_exposure_is_the_rank_of_the_secret_in_bits():
     others = np.arange(1.0, 1024.0)
     found = privacy.exposure(np.array([0.0, 1023.5, 511.5]), np.tile(others, (3, 1)))
