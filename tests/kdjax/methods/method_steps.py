@@ -31,9 +31,11 @@ def prepared(method, optimiser=None, nets=NETS):
     inputs = {**dict.fromkeys(nets, SHAPE), **{name: shape for name, (_, shape) in made.items()}}
     players = dict.fromkeys(player for phase in method.phases for player in phase.trains)
     optimisers = dict.fromkeys(players, optimiser or optax.sgd(0.1))
-    state = init_state(
-        jax.random.key(0), every, inputs, optimisers, hyper=method.hyper, memory=method.memory
-    )
+    state = jax.jit(
+        lambda: init_state(
+            jax.random.key(0), every, inputs, optimisers, hyper=method.hyper, memory=method.memory
+        )
+    )()
     return state, jax.jit(build_train_step(every, method.phases, optimisers))
 
 

@@ -68,7 +68,7 @@ def test_tabular_students_of_the_squared_error_end_at_the_table():
     rule = optax.adam(0.05)
 
     def step(_, held):
-        updates, state = rule.update(jax.grad(loss)(held[0]), held[1])
+        updates, state = rule.update(jax.jit(jax.grad(loss))(held[0]), held[1])
         return optax.apply_updates(held[0], updates), state
 
     begun = (jnp.zeros((3, 4)), rule.init(jnp.zeros((3, 4))))

@@ -25,10 +25,12 @@ def gradients(**settings):
 def test_private_descent_clips_every_example_alone():
     own, found = gradients(clip=0.5, noise=1e-9, joins=1.0)
     each = [
-        jax.grad(
-            lambda p, i=i: label_loss(
-                outputs("student", p, LABELLED["image"][i : i + 1]).logits,
-                LABELLED["label"][i : i + 1],
+        jax.jit(
+            jax.grad(
+                lambda p, i=i: label_loss(
+                    outputs("student", p, LABELLED["image"][i : i + 1]).logits,
+                    LABELLED["label"][i : i + 1],
+                )
             )
         )(own)
         for i in range(8)

@@ -29,10 +29,10 @@ WIDE = jax.tree.map(
 
 def steps_of(method, number):
     """[(state, metrics)] of the first steps."""
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), NETS, {"student": TARGET}, {"student": optax.sgd(0.1)},
         hyper=method.hyper, memory=method.memory,
-    )  # fmt: skip
+    ))()  # fmt: skip
     step = jax.jit(build_train_step(NETS, method.phases, {"student": optax.sgd(0.1)}))
     found = [(state, {})]
     for _ in range(number):
@@ -108,6 +108,6 @@ def test_progressive_transfer_is_the_distance_of_states_and_attention_then_words
         (transferred, found[0], found[1]), (words, found[2], found[3])
     ):  # fmt: skip
         start = before.params["student"]
-        expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.grad(loss)(start))
+        expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.jit(jax.grad(loss))(start))
         assert_close(after.params["student"], expected, atol=2e-5)
     assert set(found[1][1]) == {"states1", "states2", "attention1", "attention2", "labels", "kd"}

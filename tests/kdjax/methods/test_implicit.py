@@ -39,7 +39,7 @@ def first_step(method):
     nets = {"student": ENCODER, "decoder": decoder}
     optimisers = dict.fromkeys(nets, optax.sgd(0.1))
     inputs = {"student": BATCH["points"], "decoder": shape}
-    state = init_state(jax.random.key(0), nets, inputs, optimisers)
+    state = jax.jit(lambda: init_state(jax.random.key(0), nets, inputs, optimisers))()
     after, metrics = jax.jit(build_train_step(nets, method.phases, optimisers))(
         state, {}, {"labelled": BATCH}
     )

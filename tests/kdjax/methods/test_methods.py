@@ -28,7 +28,9 @@ def one_step(method, batch):
     nets = {**NETS, **{name: net for name, (net, _) in made.items()}}
     inputs = {**INPUTS, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = {name: optax.sgd(0.1) for name in method.phases[0].trains}
-    state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    )()
     step = jax.jit(build_train_step(nets, method.phases, optimisers))
     after, metrics = step(state, FROZEN, batch)
     return state, {name: float(t / c) for name, (t, c) in metrics.items()}, after
@@ -56,7 +58,7 @@ def test_kd_is_the_published_sum_over_its_two_streams():
         kl = 9 * jnp.mean(jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(s)), -1))
         return 0.3 * labels + 0.7 * kl, (labels, kl)
 
-    gradient, (labels, kl) = jax.grad(loss, has_aux=True)(state.params["student"])
+    gradient, (labels, kl) = jax.jit(jax.grad(loss, has_aux=True))(state.params["student"])
     np.testing.assert_allclose(metrics["labels"], labels, rtol=1e-5)
     np.testing.assert_allclose(metrics["kd"], kl, rtol=1e-4)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params["student"], gradient)

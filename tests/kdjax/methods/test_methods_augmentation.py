@@ -69,7 +69,7 @@ def test_sla_teaches_the_plain_head_by_the_matching_views_of_the_joint_head():
     np.testing.assert_allclose(
         metrics["aggregate"], jnp.mean(divergence(aggregate, own, 2.0)), rtol=1e-4
     )
-    gradients = jax.grad(loss, (0, 1))(before.params["student"], head)
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(before.params["student"], head)
     for player, old, gradient in (
         ("student", before.params["student"], gradients[0]),
         ("joint", {"dense": head}, {"dense": gradients[1]}),
@@ -95,7 +95,9 @@ def test_hard_moves_the_augmentor_and_the_student_in_opposite_directions():
         nets = {**NETS, "augmentor": method.players["augmentor"]({})[0]}
         inputs = {"student": SHAPE, "augmentor": jax.ShapeDtypeStruct((1, 2), jnp.float32)}
         optimisers = dict.fromkeys(("student", "augmentor"), optax.sgd(0.05))
-        state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=own.hyper)
+        state = jax.jit(
+            lambda: init_state(jax.random.key(0), nets, inputs, optimisers, hyper=own.hyper)
+        )()
         step = jax.jit(build_train_step(nets, own.phases, optimisers))
         name, values = {"augmentor": "disagreement", "student": "moved"}[player], []
         for _ in range(60):

@@ -108,7 +108,7 @@ def test_learning_to_retain_descends_through_its_inner_step():
     new = after.memory["seen"]
 
     def loss(params, inner=lambda g: g):
-        slope = jax.grad(lambda p: jnp.mean(error(p, new)))(params)
+        slope = jax.jit(jax.grad(lambda p: jnp.mean(error(p, new))))(params)
         moved = jax.tree.map(lambda p, g: p - 0.5 * inner(g), params, slope)
         return jnp.mean(error(params, jnp.concatenate([new, old]))) + 2 * jnp.mean(
             error(moved, old)

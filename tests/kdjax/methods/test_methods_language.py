@@ -18,10 +18,10 @@ TEACHER = NETS["teacher"].init(jax.random.key(9), BATCH)["params"]
 def stepped(method, batch, *, steps=1, rate=0.1):
     """(state before, metrics of the last step as means, state after) under SGD."""
     players = {"student": optax.sgd(rate)}
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), NETS, dict.fromkeys(NETS, BATCH), players,
         hyper=method.hyper, memory=method.memory,
-    )  # fmt: skip
+    ))()  # fmt: skip
     before, step = state, jax.jit(build_train_step(NETS, method.phases, players))
     for _ in range(steps):
         state, metrics = step(state, {"teacher": TEACHER}, batch)
@@ -98,7 +98,7 @@ def test_domain_reweighting_minimises_the_labels_and_the_divergence_of_the_drawn
         )
 
     own = before.params["student"]
-    wanted = jax.tree.map(lambda x, g: x - 0.1 * g, own, jax.grad(loss)(own))
+    wanted = jax.tree.map(lambda x, g: x - 0.1 * g, own, jax.jit(jax.grad(loss))(own))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after.params["student"], wanted
     )
@@ -111,9 +111,11 @@ def test_domains_are_drawn_and_counted_alike_on_one_device_and_on_several():
     shapes = dict.fromkeys(NETS, BATCH)
     states = []
     for how, devices in (("pjit", 1), ("pjit", B), ("pmap", B)):
-        state = init_state(
-            jax.random.key(0), NETS, shapes, players, hyper=method.hyper, memory=method.memory
-        )
+        state = jax.jit(
+            lambda: init_state(
+                jax.random.key(0), NETS, shapes, players, hyper=method.hyper, memory=method.memory
+            )
+        )()
         step = place(
             lambda axis: build_train_step(NETS, method.phases, players, axis=axis),
             make_mesh(f"data={devices}", jax.devices()[:devices]), how,

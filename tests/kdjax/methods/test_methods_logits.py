@@ -35,7 +35,7 @@ def test_dot_keeps_a_longer_momentum_for_the_distillation_gradient():
     momenta = [jax.tree.map(jnp.zeros_like, params) for _ in losses]
     for _ in range(3):
         momenta = [
-            jax.tree.map(lambda v, g, m=m: m * v + g, v, jax.grad(loss)(params))
+            jax.tree.map(lambda v, g, m=m: m * v + g, v, jax.jit(jax.grad(loss))(params))
             for v, loss, m in zip(momenta, losses, (0.85, 0.95), strict=True)
         ]
         params = jax.tree.map(lambda p, a, b: p - 0.1 * (a + b), params, *momenta)
@@ -63,7 +63,7 @@ def test_born_again_learns_from_the_student_before_it_and_leaves_that_one_alone(
         values = divergence(logits(previous), logits(params), 2.0)
         return 0.75 * label_loss(logits(params)) + 0.25 * jnp.mean(values)
 
-    gradients = {"student": jax.grad(loss)(state.params["student"])}
+    gradients = {"student": jax.jit(jax.grad(loss))(state.params["student"])}
     assert_close(after.params["student"], descended(state, gradients)["student"])
     assert_close(after.memory["previous"], previous, atol=0)
     total, count = metrics["previous"]
@@ -92,7 +92,7 @@ def test_data_partition_follows_the_teacher_only_where_it_is_surer_of_the_label(
         return jnp.mean(divergence(target, logits(params), 2.0))
 
     np.testing.assert_allclose(metrics["kd"], loss(state.params["student"]), rtol=1e-5)
-    gradients = {"student": jax.grad(loss)(state.params["student"])}
+    gradients = {"student": jax.jit(jax.grad(loss))(state.params["student"])}
     assert_close(after.params["student"], descended(state, gradients)["student"])
 
 

@@ -23,9 +23,11 @@ INPUTS = {name: BATCH[name] for name in ("tokens", "source")}
 def test_llm_modules_predicts_the_next_token(weight):
     method = methods.llm_modules(weight=weight, temperature=2.0)
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(
-        jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
-    )
+    state = jax.jit(
+        lambda: init_state(
+            jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
+        )
+    )()
     step = jax.jit(build_train_step({"student": NET}, method.phases, optimisers))
     after, _ = step(state, {}, {"labelled": BATCH})
 
@@ -39,7 +41,7 @@ def test_llm_modules_predicts_the_next_token(weight):
         return (1 - weight) * -jnp.mean(right) + weight * jnp.mean(taught)
 
     start = state.params["student"]
-    expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.grad(loss)(start))
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.jit(jax.grad(loss))(start))
     for a, b in zip(*map(jax.tree.leaves, (after.params["student"], expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
@@ -47,9 +49,11 @@ def test_llm_modules_predicts_the_next_token(weight):
 def test_a_divergence_without_the_teachers_logits_is_refused():
     method = methods.llm_modules(weight=0.25)
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(
-        jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
-    )
+    state = jax.jit(
+        lambda: init_state(
+            jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
+        )
+    )()
     step = build_train_step({"student": NET}, method.phases, optimisers)
     with pytest.raises(ValueError, match="weight=0.25 needs the teacher's logits.*'tokens'"):
         step(state, {}, {"labelled": INPUTS})

@@ -86,7 +86,7 @@ def test_dempster_fusion_descends_its_divergence_and_the_labels():
         own = outputs("student", params).logits
         return 0.4 * label_loss(own) + 0.6 * jnp.mean(divergence(target, own))
 
-    gradients = {"student": jax.grad(loss)(before.params["student"])}
+    gradients = {"student": jax.jit(jax.grad(loss))(before.params["student"])}
     assert_close(after.params, descended(before, gradients))
 
 
@@ -131,7 +131,9 @@ def test_rl_kd_teaches_with_those_chosen_and_rewards_the_choice_afterwards():
         return -jnp.mean((-(hard + 0.5 * soft) + 3.0) * log_chance)
 
     losses = {"student": student_loss, "policy": policy_loss}
-    gradients = {name: jax.grad(loss)(before.params[name]) for name, loss in losses.items()}
+    gradients = {
+        name: jax.jit(jax.grad(loss))(before.params[name]) for name, loss in losses.items()
+    }
     assert_close(after.params, descended(before, gradients), atol=1e-5)
 
 

@@ -56,8 +56,8 @@ def test_bd_kd_raises_the_forward_direction_where_the_student_is_surer():
         return label_loss(own) + 0.5 * jnp.mean(divergence(fixed["student"], own, 2.0))
 
     gradients = {
-        "student": jax.grad(student_loss)(before.params["student"]),
-        "teacher": jax.grad(teacher_loss)(before.params["teacher"]),
+        "student": jax.jit(jax.grad(student_loss))(before.params["student"]),
+        "teacher": jax.jit(jax.grad(teacher_loss))(before.params["teacher"]),
     }
     assert_close(after.params, descended(before, gradients))
 

@@ -30,10 +30,10 @@ OWN = TABLE[PAIRS["index"][:, None], PAIRS["index"][None]]
 
 def stepped(method, memory=None):
     """(parameters before, metrics of one step as means, state after)."""
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), NETS, {"student": SHAPE}, {"student": optax.sgd(0.1)},
         hyper=method.hyper, memory={**method.memory, **(memory or {})},
-    )  # fmt: skip
+    ))()  # fmt: skip
     step = jax.jit(build_train_step(NETS, method.phases, {"student": optax.sgd(0.1)}))
     after, terms = step(state, FROZEN, {"pairs": PAIRS})
     return state.params["student"], {k: float(t / c) for k, (t, c) in terms.items()}, after

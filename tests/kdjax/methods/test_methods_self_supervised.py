@@ -29,10 +29,10 @@ def test_mokd_adds_the_others_teacher_to_dino_and_moves_its_centres():
     nets = {**NETS, **{name: net for name, (net, _) in made.items()}}
     inputs = {**dict.fromkeys(NETS, SHAPE), **{name: shape for name, (_, shape) in made.items()}}
     optimisers = dict.fromkeys(nets, optax.sgd(0.1))
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), nets, inputs, optimisers,
         averages=method.averages, memory=method.memory, hyper=method.hyper,
-    )  # fmt: skip
+    ))()  # fmt: skip
     # A teacher of its own for each, so that mistaking one for the other shows.
     average = jax.tree.map(lambda x: x * 1.3 + 0.02, dict(state.average))
     centres = {name: jnp.linspace(-i, i, 5) / 9 for i, name in enumerate(method.memory)}

@@ -26,7 +26,9 @@ def stepped(method, network, rate=0.0):
     """(parameters before, metrics as means, the outputs before)."""
     optimisers = {"student": optax.sgd(rate)}
     nets, shape = {"student": network}, {"student": ROWS["frames"]}
-    state = init_state(jax.random.key(0), nets, shape, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), nets, shape, optimisers, hyper=method.hyper)
+    )()
     params = jax.tree.map(jnp.copy, state.params["student"])
     step = jax.jit(build_train_step(nets, method.phases, optimisers))
     _, metrics = step(state, {}, {"sequence": ROWS})
@@ -68,7 +70,7 @@ def test_transcribed_strips_feed_back_the_first_heads_guesses_and_hide_some_in_t
         rngs = {"dropout": jax.random.key(key)} if train else {}
         return network.apply({"params": params}, ROWS["frames"], train=train, rngs=rngs)[0].logits
 
-    slope = jax.grad(lambda params: jnp.sum(jnp.square(last(params))))(params)
+    slope = jax.jit(jax.grad(lambda params: jnp.sum(jnp.square(last(params)))))(params)
     assert np.abs(np.asarray(slope["head1"]["kernel"])).max() > 0
     assert np.abs(np.asarray(last(params, True, 0)) - np.asarray(last(params, True, 1))).max() > 0
     alone = frame_labeller(V, **OPTIONS)
@@ -89,5 +91,7 @@ def test_perturbed_frames_are_told_from_those_before_alone():
     def states(frames):
         return network.apply({"params": params}, frames, train=False, rngs={})[0].features["states"]
 
-    slope = np.asarray(jax.grad(lambda x: states(x)[0, 1].sum())(jnp.asarray(ROWS["frames"])))[0]
+    slope = np.asarray(
+        jax.jit(jax.grad(lambda x: states(x)[0, 1].sum()))(jnp.asarray(ROWS["frames"]))
+    )[0]
     assert (np.abs(slope).sum(-1) > 0).tolist() == [True, True, False, False]

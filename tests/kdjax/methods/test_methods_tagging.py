@@ -23,7 +23,9 @@ def test_verified_labels_teach_by_the_mean_over_the_places_that_count():
     made, _ = own.players["student"]({})
     assert made is network
     nets, optimisers = {"student": network}, {"student": optax.sgd(0.1)}
-    state = init_state(jax.random.key(0), nets, {"student": ROWS["inputs"]}, optimisers)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), nets, {"student": ROWS["inputs"]}, optimisers)
+    )()
     before = jax.tree.map(jnp.copy, state.params["student"])
     step = jax.jit(build_train_step(nets, methods.tagging().phases, optimisers))
     after, metrics = step(state, {}, {"sequence": ROWS})
@@ -35,7 +37,7 @@ def test_verified_labels_teach_by_the_mean_over_the_places_that_count():
 
     total, count = metrics["labels"]
     np.testing.assert_allclose(total / count, loss(before), rtol=1e-5)
-    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, before, jax.grad(loss)(before))
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, before, jax.jit(jax.grad(loss))(before))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params["student"], wanted
     )

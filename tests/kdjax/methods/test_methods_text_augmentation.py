@@ -35,10 +35,10 @@ WIDE = jax.tree.map(
 
 def step(method):
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), {"student": NETS["student"]}, {"student": TOKENS}, optimisers,
         hyper=method.hyper,
-    )  # fmt: skip
+    ))()  # fmt: skip
     train = jax.jit(build_train_step(NETS, method.phases, optimisers))
     after, metrics = train(state, {"teacher": WIDE}, {"labelled": BATCH})
     return state.params["student"], {k: float(t / c) for k, (t, c) in metrics.items()}, after

@@ -56,7 +56,7 @@ def test_attention_alignment_compares_whole_maps_and_is_zero_where_the_aligner_f
     def total(x):
         return attention_map_divergence(x, ROWS["attention"], ROWS["mask"]).sum()
 
-    slope = np.asarray(jax.grad(total)(own))
+    slope = np.asarray(jax.jit(jax.grad(total))(own))
     outside = ~(ROWS["mask"][:, :, None] & ROWS["mask"][:, None])[:, None]
     assert np.isfinite(slope).all() and (slope[np.broadcast_to(outside, slope.shape)] == 0).all()
 
@@ -70,7 +70,9 @@ def test_attention_alignment_adds_the_labels_the_answers_and_the_fading_attentio
     nets = {"student": STUDENT, **{name: net for name, (net, _) in made.items()}}
     inputs = {"student": SHAPES, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = dict.fromkeys(nets, optax.sgd(0.0))
-    state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    )()
     step = jax.jit(build_train_step(nets, method.phases, optimisers))
     before = jax.tree.map(jnp.copy, state.params)
     outputs, _ = STUDENT.apply({"params": before["student"]}, ROWS, train=True, rngs={})

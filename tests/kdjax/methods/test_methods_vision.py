@@ -98,7 +98,7 @@ def test_path_distillation_teaches_the_short_sum_and_leaves_the_long_one_to_the_
         values = divergence(long, given.features["exits"][:, 0], 2.0)
         return label_loss(given.logits) + 0.5 * jnp.mean(values)
 
-    expected = descended(before, {"student": jax.grad(loss)(start)})
+    expected = descended(before, {"student": jax.jit(jax.grad(loss))(start)})
     assert_close(after.params["student"], expected["student"], atol=1e-5)
 
 

@@ -49,7 +49,9 @@ def trained(method, *, steps=1, mesh=None, rules=None, check=lambda frozen: None
     optimisers = {"student": optax.sgd(0.05)}
 
     def fresh():
-        return init_state(jax.random.key(0), NETS, INPUTS, optimisers, hyper=method.hyper)
+        return jax.jit(
+            lambda: init_state(jax.random.key(0), NETS, INPUTS, optimisers, hyper=method.hyper)
+        )()
 
     of_state, of_frozen = state_sharding(mesh, jax.eval_shape(fresh), frozen(), rules or {})
     state, shared = jax.jit(fresh, out_shardings=of_state)(), put(frozen(), of_frozen)
@@ -134,7 +136,9 @@ def test_a_teacher_runs_once_per_batch_however_many_losses_read_it():
     nets = {**NETS, **{name: net for name, (net, _) in made.items()}}
     inputs = {**INPUTS, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = dict.fromkeys(method.phases[0].trains, optax.sgd(0.05))
-    state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
+    )()
     step = build_train_step(nets, method.phases, optimisers)
     ten = jax.tree.map(lambda x: x[:10], BATCH)  # no batch of the size of a layer
     jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(state, frozen(), ten)

@@ -31,7 +31,9 @@ def stepped(method: Method):
     every = {**NETS, **{name: net for name, (net, _) in made.items()}}
     inputs = {"student": STATES, **{name: shape for name, (_, shape) in made.items()}}
     optimisers = dict.fromkeys(("student", *made), optax.sgd(0.1))
-    state = init_state(jax.random.key(0), every, inputs, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(jax.random.key(0), every, inputs, optimisers, hyper=method.hyper)
+    )()
     step = jax.jit(build_train_step(every, method.phases, optimisers))
     after, metrics = step(state, FROZEN, {"labelled": BATCH})
     return state, {name: float(t / c) for name, (t, c) in metrics.items()}, after
@@ -64,7 +66,7 @@ def test_every_head_learns_from_its_view_and_the_existing_one_from_both():
                 total += share * (found[name]["labels"] + 0.5 * kd)
         return total, found
 
-    gradients, found = jax.grad(loss, has_aux=True)(dict(before.params))
+    gradients, found = jax.jit(jax.grad(loss, has_aux=True))(dict(before.params))
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, dict(before.params), gradients)
     assert_close(dict(after.params), expected, atol=1e-5)
     np.testing.assert_allclose(metrics["robust_head_kd"], found["robust_head"]["kd"], rtol=1e-4)
@@ -82,7 +84,7 @@ def test_a_single_head_sees_perturbed_images_only():
 
     start = before.params["student"]
     np.testing.assert_allclose(metrics["perturbed_labels"], loss(start), rtol=1e-5)
-    expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.grad(loss)(start))
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.jit(jax.grad(loss))(start))
     assert_close(after.params["student"], expected)
     assert set(before.params) == {"student"}
 

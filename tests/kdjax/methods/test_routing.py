@@ -79,10 +79,10 @@ def test_a_reward_moves_what_was_drawn_by_its_chance_and_nothing_else():
 
 def steps_of(method, number, held=BATCH, weights=None):
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers,
         hyper=method.hyper, memory=method.memory,
-    )  # fmt: skip
+    ))()  # fmt: skip
     if weights is not None:
         state = state.replace(memory={**state.memory, "weights": weights})
     step = jax.jit(build_train_step({"student": NET}, method.phases, optimisers))

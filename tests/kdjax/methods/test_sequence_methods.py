@@ -59,10 +59,10 @@ def one_step(method, batch, *, hidden=False, frozen=None, steps=1):
         params = nets["teacher"].init(jax.random.key(9), BATCH)["params"]
         frozen = {"teacher": params}
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(
+    state = jax.jit(lambda: init_state(
         jax.random.key(0), nets, {"student": BATCH}, optimisers,
         hyper=method.hyper, memory=method.memory,
-    )  # fmt: skip
+    ))()  # fmt: skip
     step = jax.jit(build_train_step(nets, method.phases, optimisers))
     before, metrics = state.params["student"], []
     for _ in range(steps):
@@ -86,7 +86,7 @@ def mean(values, where):
 def check(method, batch, loss, **options):
     """One step of the method is one step down `loss(params)`."""
     before, state, metrics = one_step(method, batch, **options)
-    slope = jax.grad(loss)(before)
+    slope = jax.jit(jax.grad(loss))(before)
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, before, slope)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -239,7 +239,7 @@ def test_the_weight_follows_its_schedule():
         return mean(0.4 * losses.softened_kl_divergence(s, t) + 0.6 * nll, BATCH["mask"])
 
     params = one.params["student"]
-    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.jit(jax.grad(loss))(params))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         two.params["student"],
@@ -442,9 +442,8 @@ def test_networks_of_the_library_give_what_the_methods_read():
         frozen = jax.tree.map(lambda x: 20 * x, frozen)
         optimisers = {"student": optax.sgd(0.1)}
         method = token_kd(weight=0.5, chunk=8)
-        state = init_state(
-            jax.random.key(0), nets, {"student": BATCH["tokens"]}, optimisers, hyper=method.hyper
-        )
+        inputs = {"student": BATCH["tokens"]}
+        state = init_state(jax.random.key(0), nets, inputs, optimisers, hyper=method.hyper)
         step = jax.jit(build_train_step(nets, method.phases, optimisers))
         found.append(step(state, frozen, batch)[1])
     for name in ("kd", "labels"):

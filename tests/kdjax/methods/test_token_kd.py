@@ -30,7 +30,11 @@ FROZEN = jax.tree.map(lambda x: 8 * x, FROZEN)
 
 def one_step(method, batch):
     optimisers = {"student": optax.sgd(0.1)}
-    state = init_state(jax.random.key(0), NETS, {"student": TOKENS}, optimisers, hyper=method.hyper)
+    state = jax.jit(
+        lambda: init_state(
+            jax.random.key(0), NETS, {"student": TOKENS}, optimisers, hyper=method.hyper
+        )
+    )()
     step = jax.jit(build_train_step(NETS, method.phases, optimisers))
     after, metrics = step(state, FROZEN, batch)
     return state.params["student"], after.params["student"], metrics["kd"]
