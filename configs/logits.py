@@ -161,8 +161,8 @@ def robustify() -> ConfigDict:
     return study(
         "robust_heads",
         rows={
-            **each(FIXED, "teacher", "pretrained"), **each(rates, "linear", "full"),
-            "single": taught, "untaught": rates, "three": taught, "oracle": FIXED,
+            **each(FIXED, "teacher", "pretrained"), **each(rates, "linear", "full"), "single": taught,
+            "untaught": rates, "three": taught, "oracle": FIXED,
         },
         claims={
             "taught": claim("three", ["untaught"], "corrupted"),

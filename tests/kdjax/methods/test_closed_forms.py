@@ -46,10 +46,8 @@ def test_best_label_weight_is_the_minimum_of_the_error():
     grid = np.linspace(0, 1, 2001)
     errors = [np.square(y - (s * u + (1 - s) * v)).sum() for s in grid]
     assert a == pytest.approx(grid[np.argmin(errors)], abs=1e-3)
-    assert (
-        closed_forms.best_label_weight(u, u, v) == 1
-        and closed_forms.best_label_weight(v, u, v) == 0
-    )
+    ends = [closed_forms.best_label_weight(each, u, v) for each in (u, v)]
+    assert ends == [1, 0]
 
 
 def test_tabular_students_of_the_squared_error_end_at_the_table():

@@ -22,20 +22,16 @@ INPUTS = {name: BATCH[name] for name in ("tokens", "source")}
 @pytest.mark.parametrize("weight", [0.0, 0.25])
 def test_llm_modules_predicts_the_next_token(weight):
     method = methods.llm_modules(weight=weight, temperature=2.0)
-    optimisers = {"student": optax.sgd(0.1)}
-    state = jax.jit(
-        lambda: init_state(
-            jax.random.key(0), {"student": NET}, {"student": INPUTS}, optimisers, hyper=method.hyper
-        )
-    )()
-    step = jax.jit(build_train_step({"student": NET}, method.phases, optimisers))
+    nets, inputs, optimisers = {"student": NET}, {"student": INPUTS}, {"student": optax.sgd(0.1)}
+    key, hyper = jax.random.key(0), method.hyper
+    state = jax.jit(lambda: init_state(key, nets, inputs, optimisers, hyper=hyper))()
+    step = jax.jit(build_train_step(nets, method.phases, optimisers))
     after, _ = step(state, {}, {"labelled": BATCH})
 
     def loss(params):
         given = NET.apply({"params": params}, INPUTS, train=False, rngs={})[0].logits[:, :-1]
-        right = jnp.take_along_axis(
-            jax.nn.log_softmax(given), BATCH["tokens"][:, 1:, None], axis=-1
-        )
+        words = BATCH["tokens"][:, 1:, None]
+        right = jnp.take_along_axis(jax.nn.log_softmax(given), words, axis=-1)
         log_q, log_p = (jax.nn.log_softmax(x / 2) for x in (given, BATCH["logits"][:, :-1]))
         taught = 4 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
         return (1 - weight) * -jnp.mean(right) + weight * jnp.mean(taught)
