@@ -5,13 +5,12 @@ an earlier run has compiled is not compiled again.
 """
 
 import os
-from importlib import metadata
 from pathlib import Path
 
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=8"]
-if metadata.version("jaxlib").startswith("0.10."):  # a quarter less to compile; gone since
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
