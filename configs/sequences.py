@@ -10,8 +10,8 @@ a row in parts that is the last one's. One takes a few minutes on two cores, `mu
 
 from ml_collections import ConfigDict
 
+from configs import measured
 from configs.measured import FIXED, chosen, claim, each, tried
-from configs.measured import study as any_study
 
 SIZES = {"width": 48, "depth": 1, "batch": 16, "rate": 5e-3, "validation": 100, "test": 300}
 RATES = tried((0.3, 1.0))
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def study(name, rows, claims, options, data, first=(), last=()) -> ConfigDict:
     """`measured.study` with the sizes of this file, of `rows` that are compared and others about them."""
     own = {**each(FIXED, *first), **each(RATES, *rows), **each(FIXED, *last)}
-    return any_study(name, own, claims, {**SIZES, **options}, data)
+    return measured.study(name, own, claims, {**SIZES, **options}, data)
 
 
 def multipl_t() -> ConfigDict:

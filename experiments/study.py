@@ -34,6 +34,33 @@ from kdjax.report import tables
 from kdjax.report.results import write_results
 
 
+class Trained(NamedTuple):
+    """What `Bench.fit` has trained: a state with an axis of replicas, the networks, each replica's seed."""
+
+    state: Any
+    nets: Mapping[str, networks.Network]
+    seeds: Sequence[int]
+
+    @property
+    def params(self):
+        """By player, with the axis of replicas."""
+        return self.state.params
+
+    @property
+    def frozen(self):
+        """The student of the first replica, for `frozen` of rows that have it as their teacher."""
+        return first(self.params["student"])
+
+    def outputs(self, inputs, player="student", batch=500) -> networks.Outputs:
+        """The `Outputs` `[S, N, ...]` of every replica on `inputs` `[N, ...]`."""
+        model = self.state.model[player] or None
+        return predict(self.nets[player], self.params[player], inputs, model=model, batch=batch)
+
+    def logits(self, inputs, player="student"):
+        """The logits of `outputs`."""
+        return self.outputs(inputs, player).logits
+
+
 class Bench(NamedTuple):
     """What a study works with: the run, its source of data or None, and what its rows cost."""
 
@@ -49,6 +76,17 @@ class Bench(NamedTuple):
     def seeds(self) -> list[int]:
         return list(range(self.run.config.run.seeds))
 
+    def option(self, name: str, key: str, given=None):
+        """What is given, or a row's or part's own option (`teacher_steps`), or the recipe's (`steps`)."""
+        own = f"{name.rpartition('/')[2]}_{key}"
+        found = next((self.options[k] for k in (own, key) if k in self.options), given)
+        if given is None and found is None:
+            raise setup.ConfigError(
+                f"config.run.options needs {key!r} or {own!r} for row {name!r}; it has "
+                f"{sorted(self.options)}"
+            )
+        return found if given is None else given
+
     def fit(
         self,
         name: str,
@@ -61,10 +99,10 @@ class Bench(NamedTuple):
         batch: int | None = None,
         rate: float | None = None,
         frozen: Mapping[str, Any] | None = None,
-        score: Callable[["Trained"], Any] | None = None,
+        score: Callable[[Trained], Any] | None = None,
         start=None,
         seeds=None,
-    ) -> "Trained":
+    ) -> Trained:
         """A row's networks, trained for all seeds at once.
 
         With `run.tune.grid[name]` the learning rate (`rate`, a factor) and the method's own numbers are
@@ -86,19 +124,16 @@ class Bench(NamedTuple):
         """
         run, frozen = self.run, dict(frozen or {})
         own = self.seeds if seeds is None else list(seeds)
-        row, _, part = name.rpartition("/")
-        row = row or part
-
-        def option(key, given):
-            named = self.options.get(f"{part}_{key}", self.options.get(key))
-            return named if given is None else given
-
-        steps, batch, rate = option("steps", steps), option("batch", batch), option("rate", rate)
+        row = name.partition("/")[0]
+        steps = self.option(name, "steps", steps)
+        rate = self.option(name, "rate", rate)
         setup.choose(f"run.rows of study {run.config.run.study!r}", row, run.config.run.rows)
         if not isinstance(inputs, Mapping) or not set(nets) <= set(inputs):
             inputs = dict.fromkeys(nets, inputs)
         given = {
-            key: each if isinstance(each, streams.Stream) else stream(each, batch)
+            key: each
+            if isinstance(each, streams.Stream)
+            else stream(each, self.option(name, "batch", batch))
             for key, each in data.items()
         }
         optimiser = optax.chain(
@@ -107,7 +142,11 @@ class Bench(NamedTuple):
         )
 
         def measured(state, seeds):
-            assert score is not None, f"a grid for row {name!r} needs a score"
+            if score is None:
+                raise setup.ConfigError(
+                    f"config.run.tune.grid has {name!r}, which study {run.config.run.study!r} does not "
+                    "score"
+                )
             return np.asarray(score(Trained(state, nets, seeds)))
 
         def build(seeds, chosen=None):
@@ -141,8 +180,8 @@ class Bench(NamedTuple):
         inputs,
         data,
         *,
-        measure: Callable[["Trained", str], Any],
-        score: Callable[["Trained"], Any] | None = None,
+        measure: Callable[[Trained, str], Any],
+        score: Callable[[Trained], Any] | None = None,
         **settings,
     ) -> dict[str, Any]:
         """What every row measures on test, `{row: measure(trained, "test")}`.
@@ -161,33 +200,6 @@ class Bench(NamedTuple):
             own = dict(row) if isinstance(row, Mapping) else {"method": row}
             found[name] = measure(self.fit(name, **{**shared, **own}), "test")
         return found
-
-
-class Trained(NamedTuple):
-    """What `Bench.fit` has trained: a state with an axis of replicas, the networks, each replica's seed."""
-
-    state: Any
-    nets: Mapping[str, networks.Network]
-    seeds: Sequence[int]
-
-    @property
-    def params(self):
-        """By player, with the axis of replicas."""
-        return self.state.params
-
-    @property
-    def frozen(self):
-        """The student of the first replica, for `frozen` of rows that have it as their teacher."""
-        return first(self.params["student"])
-
-    def outputs(self, inputs, player="student", batch=500) -> networks.Outputs:
-        """The `Outputs` `[S, N, ...]` of every replica on `inputs` `[N, ...]`."""
-        model = self.state.model[player] or None
-        return predict(self.nets[player], self.params[player], inputs, model=model, batch=batch)
-
-    def logits(self, inputs, player="student"):
-        """The logits of `outputs`."""
-        return self.outputs(inputs, player).logits
 
 
 def carried(params: Mapping[str, Any], **memory):

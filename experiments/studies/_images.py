@@ -110,7 +110,7 @@ def teach(
         settings: of `Bench.fit`.
     """
     on = on or data
-    batch = settings.get("batch", bench.options.get("batch"))
+    batch = bench.option(row, "batch", settings.get("batch"))
     trained = bench.fit(
         row, methods.supervised(), {"student": network}, data.shape,
         {"labelled": data.stream(batch, augment=augment)}, seeds=[0], **settings,
@@ -140,7 +140,7 @@ def with_own_heads(bench, data: Images, features, labelled: int, **settings):
     """
     head = networks.multilayer_perceptron(data.classes, widths=())
     own = data._replace(image=features[:, None, :, None])
-    batch = settings.get("batch", bench.options.get("batch"))
+    batch = bench.option("teacher/head", "batch", settings.get("batch"))
     heads = bench.fit(
         "teacher/head", methods.supervised(), {"student": head}, own.shape,
         {"labelled": own.stream(batch, labelled)}, **settings,

@@ -87,6 +87,18 @@ def test_steps_batch_and_rate_are_the_parts_own_or_the_recipes(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, other.params, told.params)
 
 
+def test_what_neither_the_recipe_nor_the_study_says_is_refused(tmp_path):
+    with pytest.raises(
+        setup.ConfigError, match="options needs 'rate' or 'one_rate' for row 'plain/one'"
+    ):
+        fitted(bench(tmp_path), "plain/one", rate=None)
+    own = bench(tmp_path / "grid", grid={"plain": {tuning.RATE: (0.0, 1.0)}})
+    with pytest.raises(
+        setup.ConfigError, match="grid has 'plain', which study 'anything' does not"
+    ):
+        fitted(own)
+
+
 def test_compare_measures_every_row_with_its_own_changes(tmp_path):
     own, parts = bench(tmp_path, grid={"plain": {tuning.RATE: (0.0, 1.0)}}), []
     inputs = jax.ShapeDtypeStruct((1, 3), jnp.float32)

@@ -29,6 +29,7 @@ from tools.catalogue.rows import Row
 Definition = ast.FunctionDef | ast.ClassDef
 
 ROOT = Path(__file__).parents[2]
+RECIPE = re.compile(r"--config=(configs/\w+)\.py:(\w+)")
 SILENT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
@@ -73,9 +74,6 @@ def has_recipe(row: Row) -> bool:
     return row["status"] != "covered" and RECIPE.search(row["command"]) is not None
 
 
-RECIPE = re.compile(r"--config=(configs/\w+)\.py:(\w+)")
-
-
 def parts(row: Row) -> Parts:
     """The functions that a row with a recipe is made of."""
     module, recipe = RECIPE.search(row["command"]).groups()  # type: ignore[union-attr]
@@ -96,18 +94,19 @@ def parts(row: Row) -> Parts:
 
 def _methods_of(source: str, study: str) -> set[str]:
     """What a study takes out of `kdjax.methods`, by `methods.NAME` or by its own name."""
-    modules, names = set(), set()
+    modules: set[str] = set()
+    names: dict[str, str] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ImportFrom) and node.module in ("kdjax", "kdjax.methods"):
             modules |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("kdjax.methods."):
-            names |= {alias.asname or alias.name for alias in node.names}
+            names |= {alias.asname or alias.name: alias.name for alias in node.names}
     used = [inner for node in own(source, {study}) for inner in ast.walk(node)]
     return {
         inner.attr
         for inner in used
         if isinstance(inner, ast.Attribute) and getattr(inner.value, "id", "") in modules
-    } | {inner.id for inner in used if isinstance(inner, ast.Name) and inner.id in names}
+    } | {names[inner.id] for inner in used if isinstance(inner, ast.Name) and inner.id in names}
 
 
 def code_lines(source: str, names: Collection[str]) -> int:
